@@ -1,0 +1,49 @@
+# make install | demo | test | test-long | check | bench | docs | clean
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+DEMO := runs/demo
+
+.PHONY: install demo test test-long check bench docs clean
+
+install: $(VENV)/.installed
+
+$(VENV)/.installed: pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit("metricli needs Python 3.11 or newer, found " + sys.version.split()[0] if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	touch $@
+
+demo: install
+	@rm -rf $(DEMO)
+	$(BIN)/metricli inspect-dataset data/figures_mini/df.csv
+	@echo; echo "== untrained: row 0 of every comparison"
+	$(BIN)/metricli validate examples/configs/figures_triplet.yaml
+	@echo; echo "== train"
+	$(BIN)/metricli train examples/configs/figures_triplet.yaml --run-dir $(DEMO)
+	@echo; echo "== validate"
+	$(BIN)/metricli validate --ckpt $(DEMO)/checkpoints/best.ckpt
+	@echo; echo "== predict"
+	$(BIN)/metricli predict --ckpt $(DEMO)/checkpoints/best.ckpt --out $(DEMO)/feats.npy
+	@echo; echo "Everything lies in $(DEMO):"; ls $(DEMO) $(DEMO)/checkpoints
+
+test: install
+	$(BIN)/python -m pytest
+
+test-long: install
+	$(BIN)/python -m pytest -m long
+
+check: install
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: install
+	$(BIN)/python benchmarks/table.py
+
+docs: install
+	$(BIN)/python -m pytest tests/docs
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -1,0 +1,85 @@
+"""metricli: one YAML spec in, a trained, judged and shipped image embedding model out.
+
+The public names load on first use, so that `import metricli` stays light.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from metricli.api import dry_run, evaluate, inspect_dataset, predict, train, validate
+    from metricli.errors import MetricliError, Problem
+    from metricli.plugins.extractors import Timm, Torchvision
+    from metricli.plugins.losses import ArcFace, Triplet
+    from metricli.plugins.miners import AllTriplets, HardTriplets
+    from metricli.plugins.samplers import Balanced, CategoryBalanced, DistinctCategoryBalanced
+    from metricli.plugins.transforms import Augment, ResizeNormalize, TimmTransform
+    from metricli.reports import TrainReport, ValidateReport
+    from metricli.specs.data import ComputeSpec, DataSpec
+    from metricli.specs.predict import PredictionSpec
+    from metricli.specs.train import TrainingSpec, TrainSpec
+    from metricli.specs.validate import MetricsSpec, TransformsSpec, ValidationSpec
+
+_HOMES = {
+    "api": ("dry_run", "evaluate", "inspect_dataset", "predict", "train", "validate"),
+    "errors": ("MetricliError", "Problem"),
+    "plugins.extractors": ("Timm", "Torchvision"),
+    "plugins.losses": ("ArcFace", "Triplet"),
+    "plugins.miners": ("AllTriplets", "HardTriplets"),
+    "plugins.samplers": ("Balanced", "CategoryBalanced", "DistinctCategoryBalanced"),
+    "plugins.transforms": ("Augment", "ResizeNormalize", "TimmTransform"),
+    "reports": ("TrainReport", "ValidateReport"),
+    "specs.data": ("ComputeSpec", "DataSpec"),
+    "specs.predict": ("PredictionSpec",),
+    "specs.train": ("TrainSpec", "TrainingSpec"),
+    "specs.validate": ("MetricsSpec", "TransformsSpec", "ValidationSpec"),
+}
+_HOME_OF = {name: f"metricli.{home}" for home, found in _HOMES.items() for name in found}
+
+__all__ = [
+    "ArcFace",
+    "AllTriplets",
+    "Augment",
+    "Balanced",
+    "CategoryBalanced",
+    "ComputeSpec",
+    "DataSpec",
+    "DistinctCategoryBalanced",
+    "HardTriplets",
+    "MetricliError",
+    "MetricsSpec",
+    "PredictionSpec",
+    "Problem",
+    "ResizeNormalize",
+    "Timm",
+    "TimmTransform",
+    "Torchvision",
+    "TrainReport",
+    "TrainSpec",
+    "TrainingSpec",
+    "TransformsSpec",
+    "Triplet",
+    "ValidateReport",
+    "ValidationSpec",
+    "__version__",
+    "dry_run",
+    "evaluate",
+    "inspect_dataset",
+    "predict",
+    "train",
+    "validate",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME_OF:
+        raise AttributeError(f"module 'metricli' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOME_OF[name]), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,239 @@
+"""The verbs of metricli in Python: a spec (object, mapping or path) in, a frozen report out.
+
+Nothing here imports torch until a verb that needs it runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from metricli.reports import (
+    DryRunReport,
+    InspectReport,
+    PredictReport,
+    Reporter,
+    SilentReporter,
+    TrainReport,
+    ValidateReport,
+)
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor
+
+    from metricli.specs.load import Loaded, Source
+    from metricli.specs.train import TrainSpec
+    from metricli.specs.validate import ValidationSpec
+
+__all__ = ["dry_run", "evaluate", "inspect_dataset", "predict", "train", "validate"]
+
+
+def train(
+    spec: Source,
+    overrides: Sequence[str] = (),
+    *,
+    gpus: int | None = None,
+    device: str | None = None,
+    run_dir: str | Path | None = None,
+    resume: str | Path | None = None,
+    reporter: Reporter | None = None,
+) -> TrainReport:
+    """Train a model; `metricli train`.
+
+    Args:
+        spec: a TrainSpec, a mapping, or the path of a YAML file (its paths are relative to it).
+        overrides: `key.sub=value` words.
+        gpus, device: override `compute`.
+        run_dir: the run directory itself; default `runs/<name>-<UTC>-<hex>`.
+        resume: a run directory to go on with, or "auto".
+        reporter: where live words go; default nowhere.
+
+    Raises:
+        MetricliError: see `metricli.errors` for the kinds.
+    """
+    from metricli.runs.context import translated_errors
+    from metricli.runs.train import train as run
+
+    loaded = _load_train(spec, _compute(gpus, device) + tuple(overrides))
+    with translated_errors():
+        return run(loaded, run_dir=run_dir, resume=resume, reporter=reporter or SilentReporter())
+
+
+def dry_run(
+    spec: Source,
+    overrides: Sequence[str] = (),
+    *,
+    gpus: int | None = None,
+    device: str | None = None,
+    reporter: Reporter | None = None,
+) -> DryRunReport:
+    """Try one batch of each kind, with nothing written; `metricli train --dry-run`.
+
+    Raises:
+        MetricliError: whatever the real run would stop at so far.
+    """
+    from metricli.runs.context import translated_errors
+    from metricli.runs.dry import dry_run as run
+
+    loaded = _load_train(spec, _compute(gpus, device) + tuple(overrides))
+    with translated_errors():
+        return run(loaded, reporter or SilentReporter())
+
+
+def _load_train(spec: Source, overrides: tuple[str, ...]) -> Loaded[TrainSpec]:
+    from metricli.specs.load import check_spec, load_spec
+    from metricli.specs.train import TrainSpec
+
+    loaded = load_spec(spec, TrainSpec, overrides)
+    check_spec(loaded, None)
+    return loaded
+
+
+def validate(
+    spec: Source | None = None,
+    overrides: Sequence[str] = (),
+    *,
+    ckpt: str | Path | None = None,
+    features: str | Path | None = None,
+    data: str | Path | None = None,
+    root: str | Path | None = None,
+    split: str = "validation",
+    gpus: int | None = None,
+    device: str | None = None,
+    require: Sequence[str] = (),
+    reporter: Reporter | None = None,
+) -> ValidateReport:
+    """Judge embeddings by retrieval; `metricli validate`.
+
+    With `ckpt` its model is judged (on the spec's data, else on the checkpoint's); with `features` saved
+    embeddings; with a spec alone the extractor as it builds it; with nothing the newest run below ./runs.
+    `require` names metrics that must be computed; one that is not is a UsageError before any work is done.
+
+    Raises:
+        MetricliError: see `metricli.errors` for the kinds.
+    """
+    from metricli.runs.context import translated_errors
+    from metricli.runs.parts import data_override
+    from metricli.runs.validate import validate as run
+
+    with translated_errors():
+        return run(
+            spec,
+            overrides=_compute(gpus, device) + tuple(overrides),
+            ckpt=ckpt,
+            features=features,
+            data=data_override(data, root),
+            split=split,
+            require=tuple(require),
+            reporter=reporter or SilentReporter(),
+        )
+
+
+def predict(
+    spec: Source | None = None,
+    overrides: Sequence[str] = (),
+    *,
+    out: str | Path,
+    ckpt: str | Path | None = None,
+    data: str | Path | None = None,
+    root: str | Path | None = None,
+    split: str = "all",
+    gpus: int | None = None,
+    device: str | None = None,
+    dtype: str | None = None,
+    reporter: Reporter | None = None,
+) -> PredictReport:
+    """Save the features of a trained model; `metricli predict`.
+
+    Args:
+        out: a .npy, .parquet or .safetensors file; an index (.index.csv) and a manifest (.json) beside it.
+        data: a table or a folder of images; default the checkpoint's table.
+        split: rows of this split, or "all".
+        dtype: "float32" or "float16".
+
+    Raises:
+        MetricliError: see `metricli.errors` for the kinds.
+    """
+    from metricli.runs.context import translated_errors
+    from metricli.runs.parts import data_override
+    from metricli.runs.predict import predict as run
+
+    words = _compute(gpus, device) + ((f"prediction.dtype={dtype}",) if dtype else ()) + tuple(overrides)
+    with translated_errors():
+        return run(
+            spec,
+            overrides=words,
+            ckpt=ckpt,
+            data=data_override(data, root),
+            split=split,
+            out=out,
+            reporter=reporter or SilentReporter(),
+        )
+
+
+def evaluate(
+    embeddings: np.ndarray | Tensor,
+    table: str | Path,
+    *,
+    validation: ValidationSpec | None = None,
+    root: str | Path | None = None,
+    split: str = "validation",
+    reporter: Reporter | None = None,
+) -> ValidateReport:
+    """Judge embeddings (N, D) that you have in memory; row i is row i of the table's `split`.
+
+    Raises:
+        DataError: another number of rows, a NaN or an infinity, or a table with errors.
+    """
+    from metricli.runs.validate import evaluate as run
+
+    return run(
+        embeddings,
+        table,
+        validation=validation,
+        root=root,
+        split=split,
+        reporter=reporter or SilentReporter(),
+    )
+
+
+def inspect_dataset(
+    table: str | Path,
+    *,
+    root: str | Path | None = None,
+    deep: bool = False,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> InspectReport:
+    """Read and check a table (or the table of a spec); `metricli inspect-dataset`.
+
+    Args:
+        table: a CSV or parquet table, or a YAML spec whose `data` block names one.
+        deep: decode every image and look for identical files.
+        on_progress: called with (images done, images in all).
+
+    Raises:
+        DataError: the table cannot be read at all; anything less is a finding of the report.
+    """
+    from metricli.data.inspection import inspect_table
+
+    if Path(table).suffix not in (".yaml", ".yml"):
+        return inspect_table(table, root=root, deep=deep, on_progress=on_progress)
+    from metricli.specs.load import load_spec
+    from metricli.specs.train import TrainSpec
+
+    data = load_spec(table, TrainSpec).spec.data
+    return inspect_table(
+        data.table,
+        root=root or data.root,
+        deep=deep,
+        max_pixels=data.max_pixels,
+        allow_outside_root=data.allow_outside_root,
+        on_progress=on_progress,
+    )
+
+
+def _compute(gpus: int | None, device: str | None) -> tuple[str, ...]:
+    given: dict[str, Any] = {"gpus": gpus, "device": device}
+    return tuple(f"compute.{key}={value}" for key, value in given.items() if value is not None)

@@ -1,0 +1,1 @@
+"""The command line: argv in, colours and exit codes out; no torch, no maths."""

@@ -1,0 +1,265 @@
+"""The commands: words in, a verb of the api called, its report shown; heavy imports wait for a verb."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from metricli import __version__
+
+app = typer.Typer(
+    name="metricli",
+    help="One YAML spec in, a trained, judged and shipped image embedding model out.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+Words = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[SPEC] [KEY=VALUE]...", help="A YAML spec, and overrides of its keys."),
+]
+Gpus = Annotated[int | None, typer.Option("--gpus", min=1, help="Processes, one for each GPU.")]
+Device = Annotated[str | None, typer.Option("--device", help="cpu, cuda, mps or auto.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+Ckpt = Annotated[Path | None, typer.Option("--ckpt", help="A best.ckpt, or a run directory.")]
+Data = Annotated[Path | None, typer.Option("--data", help="A table instead of the spec's.")]
+Root = Annotated[Path | None, typer.Option("--root", help="Where paths start; default the table's folder.")]
+Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Only warnings and the result.")]
+
+
+def _version(value: bool) -> None:
+    if value:
+        typer.echo(f"metricli {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    del version
+
+
+@app.command()
+def train(
+    words: Words = None,
+    gpus: Gpus = None,
+    device: Device = None,
+    run_dir: Annotated[Path | None, typer.Option("--run-dir", help="The run directory itself.")] = None,
+    resume: Annotated[
+        str | None, typer.Option("--resume", help="A run directory to go on with, or auto.")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="One batch of each kind; writes nothing.")
+    ] = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Train a model from SPEC."""
+    from metricli import api
+    from metricli.cli import render
+    from metricli.cli.progress import reporter
+
+    spec, overrides = _split(words)
+    spec = _require(spec, "metricli train spec.yaml")
+    live = reporter(quiet=quiet)
+    if dry_run:
+        tried = api.dry_run(spec, overrides, gpus=gpus, device=device, reporter=live)
+        _show(tried, render.dry, as_json=as_json)
+        return
+    report = api.train(
+        spec, overrides, gpus=gpus, device=device, run_dir=run_dir, resume=resume, reporter=live
+    )
+    _show(report, render.trained, as_json=as_json)
+
+
+@app.command()
+def validate(
+    words: Words = None,
+    ckpt: Ckpt = None,
+    features: Annotated[
+        Path | None, typer.Option("--features", help="Score saved embeddings; needs --data.")
+    ] = None,
+    data: Data = None,
+    root: Root = None,
+    split: Annotated[str, typer.Option("--split", help="The rows to judge.")] = "validation",
+    gpus: Gpus = None,
+    device: Device = None,
+    fail_under: Annotated[
+        list[str] | None,
+        typer.Option("--fail-under", metavar="METRIC=VALUE", help="Exit with 8 where a metric is worse."),
+    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Write metrics.json to this folder.")] = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Judge a checkpoint, an extractor as SPEC builds it, or saved features."""
+    from metricli import api
+    from metricli.cli import gates, render
+    from metricli.cli.progress import reporter
+
+    spec, overrides = _split(words)
+    limits = gates.parse(fail_under or [])
+    report = api.validate(
+        spec,
+        overrides,
+        ckpt=ckpt,
+        features=features,
+        data=data,
+        root=root,
+        split=split,
+        gpus=gpus,
+        device=device,
+        require=[limit.metric for limit in limits],
+        reporter=reporter(quiet=quiet),
+    )
+    checked = [limit.check(report.metrics) for limit in limits]
+    if out is not None:
+        gates.write_metrics(out, report)
+    _show(report, render.validated, as_json=as_json, more={"gate": checked} if checked else {})
+    gates.enforce(checked)
+
+
+@app.command()
+def predict(
+    out: Annotated[Path, typer.Option("--out", help="A .npy, .parquet or .safetensors file.")],
+    words: Words = None,
+    ckpt: Ckpt = None,
+    data: Annotated[Path | None, typer.Option("--data", help="A table or a folder of images.")] = None,
+    root: Root = None,
+    split: Annotated[str, typer.Option("--split", help="The rows to predict.")] = "all",
+    gpus: Gpus = None,
+    device: Device = None,
+    dtype: Annotated[str | None, typer.Option("--dtype", help="float32 or float16.")] = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Save the features of a trained model, by default of the newest run below ./runs."""
+    from metricli import api
+    from metricli.cli import render
+    from metricli.cli.progress import reporter
+
+    spec, overrides = _split(words)
+    report = api.predict(
+        spec,
+        overrides,
+        out=out,
+        ckpt=ckpt,
+        data=data,
+        root=root,
+        split=split,
+        gpus=gpus,
+        device=device,
+        dtype=dtype,
+        reporter=reporter(quiet=quiet),
+    )
+    _show(report, render.predicted, as_json=as_json)
+
+
+@app.command("inspect-dataset")
+def inspect_dataset(
+    table: Annotated[Path, typer.Argument(metavar="TABLE|SPEC", help="A CSV or parquet table, or a spec.")],
+    root: Root = None,
+    deep: Annotated[
+        bool, typer.Option("--deep", help="Decode every image; look for identical files.")
+    ] = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Check a table and say what is in it; exit code 3 where there are errors."""
+    from metricli import api
+    from metricli.cli import render
+    from metricli.cli.progress import reporter
+
+    live = reporter(quiet=quiet)
+    begun = False
+
+    def on_progress(done: int, total: int) -> None:
+        nonlocal begun
+        if not begun:
+            live.begin("reading images", total, "image")
+            begun = True
+        live.advance(done - live.done)
+
+    try:
+        report = api.inspect_dataset(table, root=root, deep=deep, on_progress=on_progress)
+    finally:
+        live.end()
+    _show(report, render.inspected, as_json=as_json)
+    if report.errors:
+        raise typer.Exit(3)
+
+
+@app.command()
+def plugins(
+    kind: Annotated[str | None, typer.Argument(help="Only this kind, such as losses.")] = None,
+    name: Annotated[str | None, typer.Argument(help="Only this plugin, with its fields.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the installed plugins, broken ones too."""
+    from metricli.cli import light
+
+    light.plugins(kind, name, as_json=as_json)
+
+
+@app.command()
+def schema(verb: Annotated[str, typer.Argument(help="train, validate or predict.")] = "train") -> None:
+    """Print the JSON schema of a verb's spec, for editors."""
+    from metricli.cli import light
+
+    light.schema(verb)
+
+
+@app.command()
+def init(
+    table: Annotated[Path, typer.Argument(help="A CSV or parquet table.")],
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Write here instead of stdout; never overwrites.")
+    ] = None,
+) -> None:
+    """Print a commented starter spec for a table."""
+    from metricli.cli import light
+
+    light.init(table, out)
+
+
+@app.command()
+def env(as_json: AsJson = False) -> None:
+    """Print versions, for a bug report."""
+    from metricli.cli import light
+
+    light.env(as_json=as_json)
+
+
+def _split(words: Sequence[str] | None) -> tuple[str | None, list[str]]:
+    from metricli.errors import UsageError
+
+    specs = [word for word in words or [] if "=" not in word]
+    if len(specs) > 1:
+        raise UsageError(
+            f"one SPEC at most, got {', '.join(map(repr, specs))}", hint="overrides are KEY=VALUE"
+        )
+    return (specs[0] if specs else None), [word for word in words or [] if "=" in word]
+
+
+def _require(spec: str | None, example: str) -> str:
+    from metricli.errors import UsageError
+
+    if spec is None:
+        raise UsageError("no SPEC is given", hint=example)
+    return spec
+
+
+def _show(report: Any, shown: Any, *, as_json: bool, more: dict[str, Any] | None = None) -> None:
+    if not as_json:
+        shown(report)
+        return
+    from metricli.cli.launch import print_json
+
+    print_json(report.to_dict() | (more or {}))

@@ -1,0 +1,99 @@
+"""Quality gates: `--fail-under cmc@1=0.8`."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from metricli.errors import GateError, ResourceError, UsageError
+from metricli.reports import OVERALL, Metrics, ValidateReport
+
+
+@dataclass(frozen=True)
+class Limit:
+    """A metric (of OVERALL, or `category/metric`) and the value it must reach."""
+
+    metric: str
+    value: float
+    category: str = OVERALL
+
+    def check(self, metrics: Metrics) -> dict[str, Any]:
+        """The outcome, as it stands in the `--json` document.
+
+        Raises:
+            UsageError: no such category.
+        """
+        from metricli.specs.validate import lower_is_better
+
+        if self.category not in metrics:
+            raise UsageError(f"--fail-under: no category {self.category!r}; there are: {', '.join(metrics)}")
+        found = metrics[self.category][self.metric]
+        lower = lower_is_better(self.metric)
+        passed = not math.isnan(found) and (found <= self.value if lower else found >= self.value)
+        return {
+            "metric": self.metric,
+            "category": self.category,
+            "limit": self.value,
+            "value": None if math.isnan(found) else found,
+            "at": "most" if lower else "least",
+            "passed": passed,
+        }
+
+
+def parse(words: Sequence[str]) -> list[Limit]:
+    """`[category/]metric=value` words.
+
+    Raises:
+        UsageError: one of them is not of that form.
+    """
+    limits = []
+    for word in words:
+        name, _, text = word.rpartition("=")
+        category, _, metric = name.rpartition("/")
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not metric or not math.isfinite(value):
+            raise UsageError(
+                f"--fail-under {word!r} is not METRIC=VALUE", hint="for example --fail-under cmc@1=0.8"
+            )
+        limits.append(Limit(metric, value, category or OVERALL))
+    return limits
+
+
+def enforce(checked: Sequence[dict[str, Any]]) -> None:
+    """Raise for the gates that were not met.
+
+    Raises:
+        GateError: naming each of them.
+    """
+    failed = [gate for gate in checked if not gate["passed"]]
+    if failed:
+        parts = [
+            f"{gate['metric']} of {gate['category']} is "
+            f"{'not defined' if gate['value'] is None else format(gate['value'], '.4f')}, "
+            f"at {gate['at']} {gate['limit']:g} is asked for"
+            for gate in failed
+        ]
+        raise GateError("quality gate: " + "; ".join(parts))
+
+
+def write_metrics(folder: Path, report: ValidateReport) -> None:
+    """Write the report to `folder/metrics.json`.
+
+    Raises:
+        ResourceError: it cannot be written.
+    """
+    target = folder / "metrics.json"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        part = target.with_suffix(".json.part")
+        part.write_text(json.dumps(report.to_dict(), indent=2) + "\n", encoding="utf-8")
+        part.replace(target)
+    except OSError as error:
+        raise ResourceError(f"cannot write {str(target)!r}: {error.strerror}") from None

@@ -1,0 +1,85 @@
+"""Run the app and turn whatever happens into one clear line and the documented exit code."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+from metricli.errors import GateError, Interrupted, MetricliError, UsageError
+
+
+def main(argv: Sequence[str] | None = None) -> NoReturn:
+    """The console script: never returns, always exits with a documented code."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    sys.exit(run(words))
+
+
+def run(words: Sequence[str]) -> int:
+    """Run one command line; the exit code."""
+    from metricli.cli.app import app
+
+    if hasattr(signal, "SIGTERM"):
+        signal.signal(signal.SIGTERM, _on_sigterm)
+    as_json = "--json" in words
+    try:
+        result = app(args=list(words), prog_name="metricli", standalone_mode=False)
+        sys.stdout.flush()
+        return result if isinstance(result, int) else 0
+    except MetricliError as error:
+        return fail(error, as_json=as_json)
+    except KeyboardInterrupt:
+        return fail(Interrupted("interrupted", signum=signal.SIGINT), as_json=as_json)
+    except BrokenPipeError:  # the reader of our output went away, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
+    except Exception as error:
+        return _fail_otherwise(error, as_json=as_json)
+
+
+def _fail_otherwise(error: Exception, *, as_json: bool) -> int:
+    if type(error).__name__ == "Exit":
+        return int(getattr(error, "exit_code", 0))
+    if type(error).__name__ == "Abort":
+        return fail(Interrupted("interrupted", signum=signal.SIGINT), as_json=as_json)
+    if hasattr(error, "format_message"):  # typer's own usage errors
+        context = getattr(error, "ctx", None)
+        command = context.command_path if context is not None else "metricli"
+        if type(error).__name__ == "NoArgsIsHelpError":
+            print(context.get_help() if context is not None else "", file=sys.stderr)  # noqa: T201
+            return 2
+        message = _lower(error.format_message().rstrip("."))
+        return fail(UsageError(message, hint=f"see {command} --help"), as_json=as_json)
+    traceback.print_exception(error)
+    bug = MetricliError(
+        f"{type(error).__name__}: {error}",
+        hint="this is a bug in metricli: please report it with the lines above",
+    )
+    return fail(bug, as_json=as_json)
+
+
+def _lower(text: str) -> str:
+    return text[:1].lower() + text[1:]
+
+
+def fail(error: MetricliError, *, as_json: bool) -> int:
+    """Say a failure on stderr, on stdout too as a document with `--json`; its exit code."""
+    print(f"error: {error}", file=sys.stderr)  # noqa: T201
+    if as_json and not isinstance(
+        error, GateError
+    ):  # a failed gate has printed its document with the metrics
+        print_json({"error": error.to_dict()})
+    return error.exit_code
+
+
+def print_json(document: Any) -> None:
+    """One JSON document on stdout."""
+    print(json.dumps(document, indent=2, allow_nan=False, ensure_ascii=False))  # noqa: T201
+
+
+def _on_sigterm(signum: int, _frame: Any) -> NoReturn:
+    raise Interrupted("terminated", signum=signum)

@@ -1,0 +1,162 @@
+"""The reporter of the terminal: live bars on a TTY, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress, TaskID
+
+LIVE = ("loss", "lr", "active", "positive_distance", "negative_distance", "accuracy")
+_SHORT = {"positive_distance": "d+", "negative_distance": "d-", "accuracy": "acc"}
+PLAIN_EVERY = 30.0
+"""Seconds between two progress lines off a TTY."""
+
+
+def reporter(*, quiet: bool = False) -> PlainReporter:
+    """The reporter that fits stderr."""
+    if quiet or not sys.stderr.isatty():
+        return PlainReporter(quiet=quiet)
+    return LiveReporter()
+
+
+class PlainReporter:
+    """One line for each thing said, a progress line every half minute; no colour, no control characters."""
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        self.quiet = quiet
+        self.name, self.total, self.unit = "", 0, ""
+        self.done, self.images, self.started, self.said = 0, 0, 0.0, 0.0
+
+    def line(self, text: str) -> None:
+        """Write one line to stderr."""
+        print(text, file=sys.stderr, flush=True)  # noqa: T201
+
+    def say(self, message: str) -> None:
+        """One line a person wants to know."""
+        if not self.quiet:
+            self.line(message)
+
+    def warn(self, message: str) -> None:
+        """One line about something doubtful; said even when quiet."""
+        self.line(f"warning: {message}")
+
+    def begin(self, name: str, total: int | None, unit: str) -> None:
+        """A countable piece of work starts."""
+        self.name, self.total, self.unit = name, total or 0, unit
+        self.done = self.images = 0
+        self.started = self.said = time.monotonic()
+
+    def advance(self, amount: int, values: Mapping[str, float] | None = None) -> None:
+        """Some of it is done."""
+        self.done += amount
+        self.images += int((values or {}).get("images", amount))
+        now = time.monotonic()
+        if now - self.said >= PLAIN_EVERY and not self.quiet:
+            self.said = now
+            rest = (now - self.started) / max(1, self.done) * max(0, self.total - self.done)
+            numbers = describe(values or {}, self.rate())
+            self.line(f"{self.name}: {self.done}/{self.total} {self.unit}s, {numbers}, {span(rest)} left")
+
+    def rate(self) -> float:
+        """Images a second since the work began."""
+        return self.images / max(1e-9, time.monotonic() - self.started)
+
+    def end(self) -> None:
+        """The work is over."""
+
+    def epoch(self, row: Mapping[str, float | int | str]) -> None:
+        """One line for an epoch."""
+        if not self.quiet:
+            self.line(describe_epoch(row))
+
+
+class LiveReporter(PlainReporter):
+    """A rich progress bar with the live numbers beside it; finished epochs scroll above it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        from rich.console import Console
+
+        self.console: Console = Console(stderr=True, highlight=False)
+        self.progress: Progress | None = None
+        self.task: TaskID | None = None
+
+    def line(self, text: str) -> None:
+        """Write above the bar."""
+        self.console.print(text, markup=False, soft_wrap=True)
+
+    def warn(self, message: str) -> None:
+        """A yellow line."""
+        from rich.text import Text
+
+        self.console.print(Text("warning: ", style="yellow") + Text(message), soft_wrap=True)
+
+    def begin(self, name: str, total: int | None, unit: str) -> None:
+        """Open a bar."""
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        self.end()
+        super().begin(name, total, unit)
+        self.progress = Progress(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(bar_width=20),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(compact=True),
+            TextColumn("{task.fields[live]}", markup=False),
+            console=self.console,
+            transient=True,
+        )
+        self.progress.start()
+        self.task = self.progress.add_task(name, total=total, live="")
+
+    def advance(self, amount: int, values: Mapping[str, float] | None = None) -> None:
+        """Move the bar."""
+        self.done += amount
+        self.images += int((values or {}).get("images", amount))
+        if self.progress is not None and self.task is not None:
+            self.progress.update(self.task, advance=amount, live=describe(values or {}, self.rate()))
+
+    def end(self) -> None:
+        """Close the bar."""
+        if self.progress is not None:
+            self.progress.stop()
+        self.progress = self.task = None
+
+    def epoch(self, row: Mapping[str, float | int | str]) -> None:
+        """One line for an epoch, the best one green."""
+        from rich.text import Text
+
+        style = "green" if row.get("best") else ""
+        self.console.print(Text(describe_epoch(row), style=style), soft_wrap=True)
+
+
+def describe(values: Mapping[str, float], rate: float) -> str:
+    """The live numbers in a few words."""
+    parts = [f"{_SHORT.get(name, name)} {number(values[name])}" for name in LIVE if name in values]
+    return ", ".join([*parts, f"{rate:.0f} images/s"])
+
+
+def describe_epoch(row: Mapping[str, float | int | str]) -> str:
+    """A finished epoch in one line."""
+    head = f"epoch {row['epoch']}/{row['epochs']}"
+    shown = {k: v for k, v in row.items() if k not in ("epoch", "epochs", "best", "seconds")}
+    parts = [f"{name} {number(value)}" for name, value in shown.items() if isinstance(value, (int, float))]
+    tail = ["best"] if row.get("best") else []
+    return "  ".join([head, *parts, f"{row['seconds']:.1f} s", *tail])
+
+
+def number(value: float) -> str:
+    """Four significant digits at most."""
+    return f"{value:.4f}" if 1e-3 <= abs(value) < 1e4 or value == 0 else f"{value:.2e}"
+
+
+def span(seconds: float) -> str:
+    """Seconds as `1:02:03` or `2:03`."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

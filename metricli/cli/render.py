@@ -1,0 +1,198 @@
+"""Reports on stdout: rich tables on a terminal, plain aligned text in a pipe."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from metricli.reports import Finding, InspectReport, Metrics, PredictReport, TrainReport, format_metrics
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from metricli.reports import DryRunReport, ValidateReport
+
+
+def out(text: str) -> None:
+    """One or more lines on stdout."""
+    print(text)  # noqa: T201
+
+
+def table(
+    head: Sequence[str], rows: Iterable[Sequence[str]], *, title: str = "", numbers_from: int = 1
+) -> None:
+    """A table: rich where stdout is a terminal, else plain columns that are never cut."""
+    body = [list(row) for row in rows]
+    if not sys.stdout.isatty():
+        if title:
+            out(title)
+        out(plain(head, body, numbers_from=numbers_from))
+        return
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    console.print(_rich(head, body, title, numbers_from), soft_wrap=False)
+
+
+def plain(head: Sequence[str], body: Sequence[Sequence[str]], *, numbers_from: int = 1) -> str:
+    """Columns apart by two spaces, those from `numbers_from` on to the right."""
+    lines = [list(head), *map(list, body)] if any(head) else [list(row) for row in body]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))] if lines else []
+    return "\n".join(
+        "  ".join(
+            cell.rjust(width) if i >= numbers_from else cell.ljust(width)
+            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in lines
+    )
+
+
+def _rich(head: Sequence[str], body: Sequence[Sequence[str]], title: str, numbers_from: int) -> Table:
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    made = Table(box=box.SIMPLE_HEAD, title=title or None, title_justify="left", title_style="bold")
+    for i, name in enumerate(head):
+        made.add_column(Text(name), justify="right" if i >= numbers_from else "left", overflow="fold")
+    for row in body:
+        made.add_row(*map(Text, row))
+    return made
+
+
+def metrics_table(metrics: Metrics) -> None:
+    """Metrics for OVERALL and each category; on a narrow terminal in several tables side under side."""
+    if not metrics:
+        return
+    lines = format_metrics(metrics)
+    if not sys.stdout.isatty():
+        out(lines)
+        return
+    from shutil import get_terminal_size
+
+    names = list(dict.fromkeys(name for row in metrics.values() for name in row))
+    first = max(len(category) for category in metrics) + 4
+    fit = max(1, (get_terminal_size().columns - first) // (max(map(len, names)) + 3))
+    for start in range(0, len(names), fit):
+        part = names[start : start + fit]
+        rows = []
+        for category, row in metrics.items():
+            cells = ["-" if row[n] != row[n] else f"{row[n]:.4f}" for n in part]
+            rows.append([category, *cells])
+        table(["", *part], rows)
+
+
+def trained(report: TrainReport) -> None:
+    """The end of a run: its best metrics, where everything lies, and what to type next."""
+    metrics_table(report.metrics)
+    monitored = f" ({report.monitor} {report.monitor_value:.4f})" if report.metrics else ""
+    table(
+        ["", ""],
+        [
+            ["best epoch", f"{report.best_epoch} of {report.epochs}{monitored}"],
+            ["best", str(report.best_ckpt)],
+            ["last", str(report.last_ckpt)],
+            ["next", f"metricli validate --ckpt {report.best_ckpt}"],
+        ],
+        numbers_from=9,
+    )
+
+
+def validated(report: ValidateReport) -> None:
+    """The metrics and what they were taken over."""
+    metrics_table(report.metrics)
+    out(
+        f"{report.queries} queries ({report.queries_without_match} without match), "
+        f"{report.gallery} gallery rows; {report.distance} distance; split {report.split}; embeddings: {report.embeddings}"
+    )
+
+
+def predicted(report: PredictReport) -> None:
+    """Where the features are."""
+    out(f"{report.rows} rows of {report.dim} {report.dtype} in {report.out}")
+    out(f"index {report.index}, manifest {report.manifest}")
+
+
+def dry(report: DryRunReport) -> None:
+    """What the batches held and what a step cost."""
+    rows = [[f"train batch {key}", _cell(value)] for key, value in report.train_batch.items()]
+    rows += [[f"eval batch {key}", _cell(value)] for key, value in report.eval_batch.items()]
+    rows += [
+        ["steps per epoch", str(report.steps_per_epoch)],
+        ["parameters", f"{report.parameters:,} ({report.trainable:,} trained)"],
+        ["memory", f"{report.memory_mb:,.0f} MB"],
+    ]
+    table(["dry run", ""], rows, numbers_from=9)
+    out("nothing was written")
+
+
+def _cell(value: object) -> str:
+    if isinstance(value, list):
+        return " x ".join(map(str, value))
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def inspected(report: InspectReport) -> None:
+    """Findings, counts, sizes and suggestions."""
+    _findings(report.findings)
+    head = [
+        "split",
+        "rows",
+        "labels",
+        "categories",
+        "sequences",
+        "queries",
+        "gallery",
+        "boxes",
+        "instances a label",
+    ]
+    rows = []
+    for name, s in report.splits.items():
+        spread = f"{s.instances_min} / {s.instances_median:g} / {s.instances_max}"
+        counts = (s.rows, s.labels, s.categories, s.sequences, s.queries, s.gallery, s.boxes)
+        rows.append([shown(name) or "(none)", *map(str, counts), spread])
+    table(head, rows, title=f"{report.table}: {report.rows} rows (instances: min / median / max)")
+    for name, s in report.splits.items():
+        if s.histogram:
+            _histogram(f"instances a label, {shown(name) or '(none)'}", s.histogram)
+    if report.images:
+        _images(report)
+    if report.suggested:
+        labels, instances = report.suggested["n_labels"], report.suggested["n_instances"]
+        out(f"suggested sampler: {{name: balanced, n_labels: {labels}, n_instances: {instances}}}")
+        for reason in report.suggested["why"]:
+            out(f"  {reason}")
+
+
+def _findings(findings: Sequence[Finding]) -> None:
+    if not findings:
+        out("no findings")
+    for finding in findings:
+        out(f"{finding.severity}: {finding.message} [{finding.code}]")
+
+
+def _histogram(title: str, bins: Sequence[tuple[str, int]]) -> None:
+    most = max(count for _, count in bins)
+    rows = [
+        [name, str(count), "#" * max(1, round(24 * count / most)) if count else ""] for name, count in bins
+    ]
+    out(title)
+    out(plain(["", "", ""], rows, numbers_from=9))
+
+
+def _images(report: InspectReport) -> None:
+    images = report.images
+    parts = [
+        f"{side} {' / '.join(map(_cell, images[side]))}" for side in ("width", "height") if images.get(side)
+    ]
+    formats = ", ".join(f"{count} {name}" for name, count in (images.get("formats") or {}).items())
+    out(
+        f"images (min / median / max): {'; '.join(parts)}; {formats}; "
+        f"{images['checked']} of {images['images']} looked at"
+    )
+
+
+def shown(name: str) -> str:
+    """A user's word, with control characters made visible."""
+    return name if name.isprintable() else repr(name)

@@ -1,0 +1,1 @@
+"""Torch objects with flat arguments; they know core and know no spec."""

@@ -1,0 +1,188 @@
+"""Images, labels and row numbers for the loops, each image seeded by (seed, epoch, position)."""
+
+from __future__ import annotations
+
+import random
+import signal
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from torchvision.transforms.v2.functional import pil_to_tensor
+
+from metricli.data.images import crop_box, open_image
+from metricli.errors import DataError
+
+__all__ = ["Batch", "ImageDataset", "Place", "image_loader", "seeded"]
+
+
+class Place(NamedTuple):
+    """A row, and where in the run it stands: the seed of its augmentation."""
+
+    row: int
+    epoch: int
+    position: int
+
+
+class Item(NamedTuple):
+    """One image (None if it cannot be read), its label, its row, and what went wrong with which file."""
+
+    image: Tensor | None
+    label: int
+    row: int
+    bad: list[tuple[int, str]]
+
+
+@dataclass
+class Batch:
+    """Images (B, 3, H, W), labels (B,), rows (B,), and the rows that could not be read, with the reason."""
+
+    images: Tensor
+    labels: Tensor
+    rows: Tensor
+    bad: list[tuple[int, str]] = field(default_factory=list)
+
+    def pin_memory(self) -> Batch:
+        """The same batch in pinned memory; the loader asks for it on CUDA."""
+        return Batch(self.images.pin_memory(), self.labels, self.rows, self.bad)
+
+
+@contextmanager
+def seeded(*entropy: int) -> Iterator[None]:
+    """Torch's CPU generator and `random` seeded by `entropy`, and put back afterwards."""
+    state = int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0])
+    torch_state, python_state = torch.get_rng_state(), random.getstate()
+    torch.default_generator.manual_seed(state)
+    random.seed(state)
+    try:
+        yield
+    finally:
+        torch.set_rng_state(torch_state)
+        random.setstate(python_state)
+
+
+class ImageDataset(Dataset[Item]):
+    """Decodes, crops and transforms one image; a `Place` seeds the transform, a plain row does not.
+
+    Args:
+        root: folder that `paths` start from.
+        paths: a path for each row.
+        transform: uint8 (3, H, W) -> float (3, height, width).
+        labels: integer labels (N,); None gives 0.
+        boxes: (N, 4) as left, top, right, bottom, with -1 where a row has none; None if none has.
+        max_pixels: refuse to decode an image with more.
+        replace_bad: at a `Place` whose image cannot be read, take another image of its label, chosen by
+            (seed, epoch, position); otherwise such a row comes without an image.
+        seed: seed of the run.
+    """
+
+    def __init__(
+        self,
+        *,
+        root: Path,
+        paths: Sequence[str] | np.ndarray,
+        transform: Callable[[Tensor], Tensor],
+        labels: np.ndarray | None = None,
+        boxes: np.ndarray | None = None,
+        max_pixels: int = 50_000_000,
+        replace_bad: bool = False,
+        seed: int = 0,
+    ) -> None:
+        self.root = root
+        self.paths = paths
+        self.transform = transform
+        self.labels = labels
+        self.boxes = boxes
+        self.max_pixels = max_pixels
+        self.replace_bad = replace_bad
+        self.seed = seed
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def read(self, row: int) -> Tensor:
+        """The image of a row, cropped to its box: uint8 (3, H, W).
+
+        Raises:
+            DataError: it cannot be read, or its box lies outside of it.
+        """
+        path = self.root / self.paths[row]
+        image = open_image(path, max_pixels=self.max_pixels)
+        if self.boxes is not None and self.boxes[row, 0] >= 0:
+            image = crop_box(image, self.boxes[row])
+        tensor: Tensor = pil_to_tensor(image)
+        return tensor
+
+    def __getitem__(self, key: int | Place) -> Item:
+        if not isinstance(key, tuple):
+            return self._item(key, self._candidates(key, None))
+        with seeded(self.seed, key.epoch, key.position):
+            return self._item(key.row, self._candidates(key.row, key))
+
+    def _item(self, row: int, candidates: Iterable[int]) -> Item:
+        bad: list[tuple[int, str]] = []
+        label = 0 if self.labels is None else int(self.labels[row])
+        for candidate in candidates:
+            try:
+                image = self.read(candidate)
+            except DataError as error:
+                bad.append((candidate, error.message))
+                continue
+            return Item(self.transform(image), label, candidate, bad)
+        return Item(None, label, row, bad)
+
+    def _candidates(self, row: int, place: Place | None) -> Iterator[int]:
+        yield row
+        if place is not None and self.replace_bad and self.labels is not None:
+            others = np.flatnonzero(self.labels == self.labels[row])
+            others = others[others != row]
+            rng = np.random.default_rng([self.seed, place.epoch, place.position])
+            yield from rng.permutation(others).tolist()
+
+
+def _collate(items: Sequence[Item]) -> Batch:
+    good = [item for item in items if item.image is not None]
+    images = torch.stack([item.image for item in good]) if good else torch.empty(0)  # type: ignore[misc]
+    return Batch(
+        images=images,
+        labels=torch.tensor([item.label for item in good], dtype=torch.int64),
+        rows=torch.tensor([item.row for item in good], dtype=torch.int64),
+        bad=[problem for item in items for problem in item.bad],
+    )
+
+
+def _start_worker(_worker: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
+
+
+def image_loader(
+    dataset: ImageDataset,
+    batches: Iterable[Sequence[int | Place]],
+    *,
+    num_workers: int,
+    pin_memory: bool = False,
+    context: Literal["forkserver", "spawn"] | None = None,
+) -> DataLoader[Item]:
+    """A loader of `Batch`es in the order of `batches`; the same batches for any number of workers.
+
+    Workers start from a fresh process, because forking one that has run torch can hang.
+    """
+    if num_workers == 0:
+        return DataLoader(dataset, batch_sampler=batches, collate_fn=_collate, pin_memory=pin_memory)  # type: ignore[arg-type]
+    return DataLoader(
+        dataset,
+        batch_sampler=batches,  # type: ignore[arg-type]
+        collate_fn=_collate,
+        num_workers=num_workers,
+        worker_init_fn=_start_worker,
+        persistent_workers=True,
+        prefetch_factor=4,
+        pin_memory=pin_memory,
+        multiprocessing_context=context or "forkserver",
+    )

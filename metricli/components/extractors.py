@@ -1,0 +1,279 @@
+"""Extractors: a timm or torchvision backbone, pooling, and a head of projection, BNNeck and normalisation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import timm
+import torch
+import torch.nn.functional as F
+import torchvision
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from metricli.components.tensorfile import read_tensor_file
+from metricli.errors import CheckpointError, UsageError
+
+Pooling = Literal["avg", "gem", "cls"]
+HUB = ("hf_hub:", "hf-hub:")
+
+__all__ = ["Extractor", "GeM", "timm_extractor", "torchvision_extractor"]
+
+
+class GeM(nn.Module):
+    """Generalised mean over positions with a learned power (Radenovic et al. 2018), in float32 at least."""
+
+    def __init__(self, power: float = 3.0, eps: float = 1e-6) -> None:
+        super().__init__()
+        self.power = nn.Parameter(torch.tensor(power))
+        self.eps = eps
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(B, N, C) -> (B, C)."""
+        with torch.autocast(features.device.type, enabled=False):
+            x = features if features.dtype == torch.float64 else features.float()
+            return x.clamp(min=self.eps).pow(self.power).mean(1).pow(1 / self.power)
+
+
+class Extractor(nn.Module):
+    """Images (B, 3, H, W) to embeddings (B, dim): `backbone` features, then the head.
+
+    Args:
+        backbone: the pretrained part, which freezing freezes.
+        channels: C, the channels of its features.
+        pool: (B, N, C) -> (B, C) over `backbone.forward_features`; None if the backbone pools itself.
+        skip_tokens: of token features, the first that are left out (class and register tokens).
+        dim: project to so many dimensions; None keeps C.
+        bnneck: batch normalisation without bias after the projection (Luo et al. 2019).
+        normalize: L2-normalise the embeddings, in float32 at least.
+
+    Attributes:
+        dim: length of an embedding.
+        resolved: spec settings that building looked up, for a checkpoint that must not look them up again.
+    """
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        *,
+        channels: int,
+        pool: nn.Module | None = None,
+        skip_tokens: int = 0,
+        dim: int | None = None,
+        bnneck: bool = False,
+        normalize: bool = True,
+        resolved: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.pool = pool
+        self.channels = channels
+        self.skip_tokens = skip_tokens
+        self.projection = nn.Linear(channels, dim) if dim else None
+        self.dim: int = dim or channels
+        self.bnneck = nn.BatchNorm1d(self.dim) if bnneck else None
+        if self.bnneck is not None:
+            self.bnneck.bias.requires_grad_(False)
+        self.normalize = normalize
+        self.resolved = dict(resolved or {})
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(B, 3, H, W) -> (B, dim)."""
+        x: Tensor = self.backbone(images) if self.pool is None else self.pool(self._positions(images))
+        if self.projection is not None:
+            x = self.projection(x)
+        if self.bnneck is not None:
+            x = self.bnneck(x)
+        if not self.normalize:
+            return x
+        with torch.autocast(x.device.type, enabled=False):
+            return F.normalize(x if x.dtype == torch.float64 else x.float(), dim=1)
+
+    def _positions(self, images: Tensor) -> Tensor:
+        """Unpooled features (B, N, C) of maps (B, C, H, W), (B, H, W, C) or tokens (B, N, C)."""
+        found: Tensor = self.backbone.forward_features(images)  # type: ignore[operator]
+        if found.ndim == 3:
+            return found[:, self.skip_tokens :]
+        return found.flatten(1, 2) if self._channels_last else found.flatten(2).transpose(1, 2)
+
+    @property
+    def _channels_last(self) -> bool:
+        return str(getattr(self.backbone, "output_fmt", "NCHW")) == "NHWC"
+
+
+class _ClassToken(nn.Module):
+    def forward(self, tokens: Tensor) -> Tensor:
+        return tokens[:, 0]
+
+
+class _MeanToken(nn.Module):
+    def forward(self, tokens: Tensor) -> Tensor:
+        return tokens.mean(1)
+
+
+def timm_extractor(
+    model: str,
+    *,
+    pretrained: bool = False,
+    weights: str | None = None,
+    model_args: Mapping[str, Any] | None = None,
+    pooling: Pooling = "avg",
+    dim: int | None = None,
+    bnneck: bool = False,
+    normalize: bool = True,
+) -> Extractor:
+    """An extractor over any timm model.
+
+    `avg` on a convolutional model is the model's own pooling and norm; on tokens, their mean without the
+    prefix tokens. `weights` is a local .safetensors, .pth or best.ckpt.
+
+    Raises:
+        UsageError: no such model or argument, a pooling it cannot do, or weights that cannot be downloaded.
+        CheckpointError: `weights` cannot be read or do not fit.
+    """
+    try:
+        backbone: Any = timm.create_model(model, pretrained=pretrained, num_classes=0, **(model_args or {}))
+    except Exception as error:  # timm raises RuntimeError, TypeError, OSError and hub errors alike
+        raise UsageError(_model_problem("timm", model, pretrained, error, timm.list_models())) from None
+    resolved = {"model": backbone.pretrained_cfg["architecture"]} if model.startswith(HUB) else {}
+    prefix = int(getattr(backbone, "num_prefix_tokens", 0))
+    if pooling == "cls" and not prefix:
+        raise UsageError(f"the timm model {model!r} has no class token; take pooling avg or gem")
+    has_tokens = hasattr(backbone, "num_prefix_tokens") or hasattr(backbone, "pos_embed")
+    pools_itself = pooling == "avg" and not has_tokens
+    pools: dict[Pooling, type[nn.Module]] = {"cls": _ClassToken, "avg": _MeanToken, "gem": GeM}
+    extractor = Extractor(
+        backbone,
+        channels=int(backbone.head_hidden_size if pools_itself else backbone.num_features),
+        pool=None if pools_itself else pools[pooling](),
+        skip_tokens=0 if pooling == "cls" else prefix,
+        dim=dim,
+        bnneck=bnneck,
+        normalize=normalize,
+        resolved=resolved,
+    )
+    if weights:
+        load_weights(extractor, weights)
+    return extractor
+
+
+def torchvision_extractor(
+    model: str,
+    *,
+    pretrained: bool = False,
+    weights: str | None = None,
+    pooling: Pooling = "avg",
+    dim: int | None = None,
+    bnneck: bool = False,
+    normalize: bool = True,
+) -> Extractor:
+    """An extractor over a torchvision classification model without its last linear layer.
+
+    `avg` is the model's own pooling (of a vision transformer: use `cls`); `gem` replaces its `avgpool`.
+
+    Raises:
+        UsageError: no such model, a pooling it cannot do, or weights that cannot be downloaded.
+        CheckpointError: `weights` cannot be read or do not fit.
+    """
+    known = torchvision.models.list_models(module=torchvision.models)
+    try:
+        backbone = torchvision.models.get_model(model, weights="DEFAULT" if pretrained else None)
+    except Exception as error:
+        raise UsageError(_model_problem("torchvision", model, pretrained, error, known)) from None
+    place, linear = [(n, m) for n, m in backbone.named_modules() if isinstance(m, nn.Linear)][-1]
+    parent = backbone.get_submodule(place.rpartition(".")[0])
+    setattr(parent, place.rpartition(".")[2], nn.Identity())
+    if (pooling == "cls") != hasattr(backbone, "class_token"):
+        allowed = "cls" if hasattr(backbone, "class_token") else "avg or gem"
+        raise UsageError(
+            f"the torchvision model {model!r} cannot pool by {pooling!r}; take pooling {allowed}"
+        )
+    if pooling == "gem":
+        if not isinstance(getattr(backbone, "avgpool", None), nn.AdaptiveAvgPool2d):
+            raise UsageError(
+                f"the torchvision model {model!r} has no avgpool that gem could replace; take avg"
+            )
+        backbone.avgpool = _GeM2d()
+    extractor = Extractor(backbone, channels=linear.in_features, dim=dim, bnneck=bnneck, normalize=normalize)
+    if weights:
+        load_weights(extractor, weights)
+    return extractor
+
+
+class _GeM2d(GeM):
+    def forward(self, features: Tensor) -> Tensor:
+        """(B, C, H, W) -> (B, C, 1, 1)."""
+        return super().forward(features.flatten(2).transpose(1, 2))[:, :, None, None].to(features.dtype)
+
+
+def _model_problem(library: str, model: str, pretrained: bool, error: Exception, known: list[str]) -> str:
+    from difflib import get_close_matches
+
+    if not model.startswith(HUB) and model.split(".")[0] not in known:
+        near = get_close_matches(model.lower(), known, n=1)
+        return f"no {library} model named {model!r}" + (f", did you mean {near[0]!r}?" if near else "")
+    what = str(error).splitlines()[0] if str(error) else type(error).__name__
+    doing = "load the published weights of" if pretrained else "create"
+    return f"cannot {doing} the {library} model {model!r}: {what}"
+
+
+def load_weights(extractor: Extractor, path: str) -> None:
+    """Load local weights into an extractor: all of it from a best.ckpt, else the backbone.
+
+    Classifier layers that the backbone does not have are left aside; every weight that it has must be there.
+
+    Raises:
+        CheckpointError: the file cannot be read, or it lacks a weight of the model or has another shape.
+    """
+    state, whole = read_weights(Path(path))
+    target: nn.Module = extractor if whole else extractor.backbone
+    own = target.state_dict()
+    state = _without_prefix(state, own)
+    missing = [name for name in own if name not in state and not name.endswith("num_batches_tracked")]
+    shapes = [name for name in own if name in state and state[name].shape != own[name].shape]
+    if missing or shapes:
+        names = ", ".join((missing + shapes)[:3])
+        what = f"lacks {len(missing)} and misshapes {len(shapes)} of the model's {len(own)} weights"
+        raise CheckpointError(f"{path!r} {what}: {names}, ...", hint="is it of the same model?")
+    target.load_state_dict({name: state[name] for name in own if name in state}, strict=False)
+
+
+def read_weights(path: Path) -> tuple[dict[str, Tensor], bool]:
+    """A state dict from a .safetensors, .pth or best.ckpt, and whether it is a whole extractor's.
+
+    Raises:
+        CheckpointError: the file cannot be read without running code of its own.
+    """
+    if path.suffix == ".ckpt":
+        tensors, _, _ = read_tensor_file(path)
+        own = {n.removeprefix("extractor."): t for n, t in tensors.items() if n.startswith("extractor.")}
+        return own, True
+    if not path.is_file():
+        raise CheckpointError(f"the weights {str(path)!r} do not exist")
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path), False
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (SafetensorError, OSError, EOFError, RuntimeError, ValueError, KeyError) as error:
+        raise CheckpointError(f"cannot read the weights {str(path)!r}: {error}") from None
+    except Exception as error:  # pickle's own errors, one of which is a refused class
+        what = str(error).splitlines()[0]
+        raise CheckpointError(f"the weights {str(path)!r} are more than tensors, refused: {what}") from None
+    for key in ("state_dict", "model", "model_state_dict"):
+        if isinstance(state, dict) and isinstance(state.get(key), dict):
+            state = state[key]
+    tensors = {k: v for k, v in state.items() if isinstance(v, Tensor)} if isinstance(state, dict) else {}
+    if not tensors:
+        raise CheckpointError(f"the weights {str(path)!r} hold no tensors by name")
+    return tensors, False
+
+
+def _without_prefix(state: dict[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def hits(prefix: str) -> int:
+        return sum(prefix + name in state for name in own)
+
+    best = max(("", "module.", "backbone.", "model.", "encoder."), key=hits)
+    return {name.removeprefix(best): tensor for name, tensor in state.items()}

@@ -1,0 +1,95 @@
+"""Distances between embeddings, safe in half precision and in the backward pass."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+Distance = Literal["euclidean", "cosine"]
+
+__all__ = [
+    "Distance",
+    "at_least_float32",
+    "batch_distances",
+    "paired_distances",
+    "pairwise_distances",
+    "safe_sqrt",
+    "unit_rows",
+]
+
+
+def at_least_float32(x: Tensor) -> Tensor:
+    """`x` in float32 if it is a half type, else `x`: half sums of squares overflow and cancel."""
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
+def safe_sqrt(x: Tensor) -> Tensor:
+    """Square root, 0 with gradient 0 (not infinite) at and below 0; NaN stays NaN; same shape as `x`."""
+    floored = x <= 0
+    return x.masked_fill(floored, 1.0).sqrt().masked_fill(floored, 0.0)
+
+
+def unit_rows(x: Tensor) -> Tensor:
+    """Rows of `x` (N, D) divided by their norms; a zero row stays zero.
+
+    The gradient at a zero row is finite, where `torch.nn.functional.normalize` multiplies it by 1e12.
+    """
+    norms = safe_sqrt(x.square().sum(1, keepdim=True))
+    return x / torch.where(norms > 1e-12, norms, 1.0)
+
+
+def pairwise_distances(x: Tensor, y: Tensor, distance: Distance = "euclidean") -> Tensor:
+    """Distances (N, M) between the rows of `x` (N, D) and `y` (M, D).
+
+    Euclidean: ||x - y||, by the expansion ||x||² + ||y||² - 2x·y. Cosine: 1 - cos(x, y), in [0, 2].
+    Computed outside autocast in float32 at least. The gradient at equal rows is 0, never NaN.
+
+    Raises:
+        ValueError: `distance` is neither "euclidean" nor "cosine".
+    """
+    with torch.autocast(x.device.type, enabled=False):
+        x, y = at_least_float32(x), at_least_float32(y)
+        if distance == "cosine":
+            x, y = unit_rows(x), unit_rows(y)
+            return 1 - x @ y.T
+        if distance != "euclidean":
+            raise ValueError(f"distance must be 'euclidean' or 'cosine', got {distance!r}")
+        squared = torch.addmm(y.square().sum(1), x, y.T, alpha=-2) + x.square().sum(1, keepdim=True)
+        return safe_sqrt(squared)
+
+
+def paired_distances(x: Tensor, y: Tensor, distance: Distance = "euclidean") -> Tensor:
+    """Distances (N,) between row i of `x` (N, D) and row i of `y` (N, D), from the differences themselves.
+
+    Raises:
+        ValueError: `distance` is neither "euclidean" nor "cosine".
+    """
+    with torch.autocast(x.device.type, enabled=False):
+        x, y = at_least_float32(x), at_least_float32(y)
+        if distance == "cosine":
+            x, y = unit_rows(x), unit_rows(y)
+            return 1 - (x * y).sum(1)
+        if distance != "euclidean":
+            raise ValueError(f"distance must be 'euclidean' or 'cosine', got {distance!r}")
+        return safe_sqrt((x - y).square().sum(1))
+
+
+def batch_distances(x: Tensor, y: Tensor | None = None, distance: Distance = "euclidean") -> Tensor:
+    """`pairwise_distances` (N, M) of a training batch `x` (N, D) to `y` (M, D), by default `x` itself.
+
+    Rows are first moved by the mean of `x`, which no Euclidean distance notices, so that the expansion
+    keeps its digits when embeddings crowd far from the origin. Types are promoted to the wider of the two.
+
+    Raises:
+        ValueError: `distance` is neither "euclidean" nor "cosine".
+    """
+    with torch.autocast(x.device.type, enabled=False):
+        y = x if y is None else y
+        dtype = torch.promote_types(at_least_float32(x).dtype, at_least_float32(y).dtype)
+        x, y = x.to(dtype), y.to(dtype)
+        if distance == "euclidean" and len(x):
+            centre = x.detach().mean(0)
+            x, y = x - centre, y - centre
+        return pairwise_distances(x, y, distance)

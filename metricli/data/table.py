@@ -1,0 +1,270 @@
+"""The table: one row an image, read as text, with the arrays that samplers, datasets and checks need."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from metricli.data.boxes import Boxes
+from metricli.data.facts import TableFacts
+from metricli.data.images import IMAGE_SUFFIXES
+from metricli.data.reading import BOX_COLUMNS, COLUMNS, nearest, read_columns
+from metricli.data.strings import match_words
+from metricli.errors import DataError
+
+Need = Literal["train", "evaluate", "predict"]
+
+REQUIRED: dict[str, tuple[str, ...]] = {
+    "train": ("label", "path", "split"),
+    "evaluate": ("label", "path", "split", "is_query", "is_gallery"),
+    "predict": ("path",),
+}
+_FLAGS = ("", "True", "False", "true", "false", "TRUE", "FALSE", "1", "0")
+_FLAG_VALUES = np.array([-1, 1, 0, 1, 0, 1, 0, 1, 0, -2], dtype=np.int8)
+FLAG_EMPTY, FLAG_BAD = -1, -2
+
+
+@dataclass(frozen=True)
+class Rows:
+    """One split of a table as arrays, in table order; N rows."""
+
+    root: Path
+    index: NDArray[np.int64]
+    """(N,) 0-based rows of the table."""
+    paths: NDArray[Any]
+    """(N,) str, as written."""
+    labels: NDArray[Any]
+    """(N,) str."""
+    categories: NDArray[Any]
+    """(N,) str, "" for none."""
+    sequences: NDArray[Any]
+    """(N,) str, "" for none."""
+    is_query: NDArray[np.bool_]
+    is_gallery: NDArray[np.bool_]
+    boxes: NDArray[np.int32] | None
+    """(N, 4) left, top, right, bottom in pixels, -1 for none; None if no row of the table has a box."""
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def file(self, i: int) -> Path:
+        """The image of row `i` of these rows."""
+        return self.root / str(self.paths[i])
+
+
+@dataclass(frozen=True, eq=False)
+class Table:
+    """A table in memory; `text` holds every known column as written, the rest is derived when asked for."""
+
+    source: Path
+    """The CSV or parquet file, or the folder."""
+    root: Path
+    """Where relative paths start."""
+    header: tuple[str, ...]
+    """Every column of the file, in its order."""
+    text: dict[str, Any] = field(repr=False)
+    """Known column -> chunked array of strings; a column that the file lacks is not in it."""
+    rows: int
+
+    @property
+    def columns(self) -> frozenset[str]:
+        """The columns that the file really had."""
+        return frozenset(self.header)
+
+    def __len__(self) -> int:
+        return self.rows
+
+    @cached_property
+    def frame(self) -> pd.DataFrame:
+        """The rows as pandas: every known column, whether the file has it or not.
+
+        Text is "" where the file has none, flags are bool (a bad one False), boxes int32 (-1 for none).
+        """
+        data: dict[str, Any] = {name: self.strings(name) for name in ("label", "path", "split")}
+        data |= {name: self.flags(name) == 1 for name in ("is_query", "is_gallery")}
+        data |= {name: self.strings(name) for name in ("category", "sequence")}
+        boxes = self.boxes.values
+        for name in ("x_1", "x_2", "y_1", "y_2"):
+            none = np.full(self.rows, -1, dtype=np.int32)
+            data[name] = none if boxes is None else boxes[:, BOX_COLUMNS.index(name)]
+        return pd.DataFrame(data, index=pd.RangeIndex(self.rows))
+
+    def strings(self, name: str) -> NDArray[Any]:
+        """A text column (N,) as Python strings, equal ones shared; "" where the file has none."""
+        if name not in self.text:
+            return np.full(self.rows, "", dtype=object)
+        if name == "path":
+            paths: NDArray[Any] = self.text[name].to_numpy()
+            return paths
+        codes, words = self.codes(name)
+        return words[codes]
+
+    def codes(self, name: str) -> tuple[NDArray[np.int32], NDArray[Any]]:
+        """A text column as (N,) places in its distinct words, which stand in order of first appearance."""
+        cache = self._codes
+        if name not in cache:
+            if name in self.text:
+                coded = self.text[name].combine_chunks().dictionary_encode()
+                coded = coded.combine_chunks() if isinstance(coded, pa.ChunkedArray) else coded
+                words = np.array(coded.dictionary.to_pylist(), dtype=object)
+                cache[name] = (coded.indices.to_numpy(zero_copy_only=False), words)
+            else:
+                cache[name] = (np.zeros(self.rows, dtype=np.int32), np.array([""], dtype=object))
+        return cache[name]
+
+    @cached_property
+    def _codes(self) -> dict[str, tuple[NDArray[np.int32], NDArray[Any]]]:
+        return {}
+
+    @cached_property
+    def _flags(self) -> dict[str, NDArray[np.int8]]:
+        return {}
+
+    def flags(self, name: str) -> NDArray[np.int8]:
+        """`is_query` or `is_gallery` (N,): 1 true, 0 false, `FLAG_EMPTY`, or `FLAG_BAD` for other words."""
+        if name not in self._flags:
+            if name in self.text:
+                self._flags[name] = _FLAG_VALUES[match_words(self.text[name], _FLAGS)]
+            else:
+                self._flags[name] = np.full(self.rows, FLAG_EMPTY, dtype=np.int8)
+        return self._flags[name]
+
+    @cached_property
+    def boxes(self) -> Boxes:
+        """The box columns, parsed."""
+        return Boxes.parse([self.text.get(name) for name in BOX_COLUMNS], self.rows)
+
+    @cached_property
+    def split_codes(self) -> NDArray[np.int8]:
+        """(N,) 0 on train rows, 1 on validation rows, -1 on all others."""
+        if "split" not in self.text:
+            return np.full(self.rows, -1, dtype=np.int8)
+        return match_words(self.text["split"], ("train", "validation"))
+
+    def in_split(self, name: str) -> NDArray[np.bool_]:
+        """(N,) whether a row is of this split; "all" is every row."""
+        if name == "all":
+            return np.ones(self.rows, dtype=bool)
+        if name in ("train", "validation"):
+            known: NDArray[np.bool_] = self.split_codes == ("train", "validation").index(name)
+            return known
+        codes, words = self.codes("split")
+        inside: NDArray[np.bool_] = (words == name)[codes]
+        return inside
+
+    def split(self, name: str) -> Rows:
+        """The rows of one split ("all" for every row) as arrays, in table order; 0 rows if none."""
+        inside = np.flatnonzero(self.in_split(name))
+        boxes = self.boxes.values
+        return Rows(
+            root=self.root,
+            index=inside,
+            paths=self.strings("path")[inside],
+            labels=self.strings("label")[inside],
+            categories=self.strings("category")[inside],
+            sequences=self.strings("sequence")[inside],
+            is_query=self.flags("is_query")[inside] == 1,
+            is_gallery=self.flags("is_gallery")[inside] == 1,
+            boxes=None if boxes is None else boxes[inside],
+        )
+
+    def facts(self) -> TableFacts:
+        """What a plugin's spec check may know of this table; see `TableFacts`."""
+        train = self.in_split("train")
+        labels, label_words = self.codes("label")
+        categories, category_words = self.codes("category")
+        labels, categories = labels[train], categories[train]
+        instances = np.bincount(labels, minlength=1)
+        instances = instances[instances > 0]
+        named = category_words != ""
+        has_category = named[categories]
+        pairs = np.unique(labels[has_category].astype(np.int64) << 32 | categories[has_category])
+        of_label, how_many = np.unique(pairs >> 32, return_counts=True)
+        _, sequence_words = self.codes("sequence")
+        return TableFacts(
+            rows=self.rows,
+            train_rows=int(train.sum()),
+            train_labels=len(instances),
+            validation_rows=int(self.in_split("validation").sum()),
+            train_categories=len(np.unique(categories[has_category])),
+            has_sequences=bool((sequence_words != "").any()),
+            instances_min=int(instances.min()) if len(instances) else 0,
+            instances_median=float(np.median(instances)) if len(instances) else 0.0,
+            instances_max=int(instances.max()) if len(instances) else 0,
+            labels_with_one_instance=int((instances == 1).sum()),
+            labels_in_two_categories=[str(word) for word in label_words[of_label[how_many > 1]][:10]],
+            uncategorised_labels=len(np.unique(labels[~has_category])),
+        )
+
+
+def read_table(path: str | Path, *, root: str | Path | None = None, need: Need = "train") -> Table:
+    """Read a CSV or parquet table; `root` (where relative paths start) defaults to the table's folder.
+
+    What is wrong with its rows is for `check_table` to say.
+
+    Raises:
+        DataError: the file is missing or unreadable, has no rows, or lacks a column that `need` requires.
+    """
+    source = Path(path)
+    header, text = read_columns(source)
+    missing = [name for name in REQUIRED[need] if name not in header]
+    if missing:
+        raise _missing_columns(source, header, missing)
+    rows = len(text["path"])
+    return Table(source, source.parent if root is None else Path(root), tuple(header), text, rows)
+
+
+def _missing_columns(source: Path, header: Sequence[str], missing: Sequence[str]) -> DataError:
+    unknown = [name for name in header if name not in COLUMNS]
+    renames = [(nearest(name, unknown), name) for name in missing]
+    hints = [f"rename {close!r} to {name!r}" for close, name in renames if close]
+    names, found = ", ".join(map(repr, missing)), ", ".join(map(repr, header))
+    noun = "column" if len(missing) == 1 else "columns"
+    message = f"{source} has no {noun} {names}; found {found}"
+    return DataError(message, hint=", ".join(hints) or f"add {'it' if len(missing) == 1 else 'them'}")
+
+
+def folder_table(folder: str | Path) -> tuple[Table, dict[str, int]]:
+    """Every image below a folder as a table with only `path`, and how many files of each other suffix.
+
+    Paths are relative, with forward slashes, sorted as text. Linked folders are not entered.
+
+    Raises:
+        DataError: no such folder, or no images in it.
+    """
+    root = Path(folder)
+    if not root.is_dir():
+        what = "is a file, expected a folder of images" if root.exists() else "does not exist"
+        raise DataError(f"{root} {what}", hint="check the path")
+    paths: list[str] = []
+    others: dict[str, int] = {}
+    for place, _, names in os.walk(root):
+        inside = Path(place).relative_to(root)
+        for name in names:
+            suffix = os.path.splitext(name)[1].lower()
+            if suffix in IMAGE_SUFFIXES:
+                paths.append((inside / name).as_posix())
+            else:
+                others[suffix] = others.get(suffix, 0) + 1
+    if not paths:
+        kinds = ", ".join(sorted(IMAGE_SUFFIXES))
+        raise DataError(f"no images in {root}", hint=f"expected files ending in {kinds}")
+    column = _as_column(root, sorted(paths))
+    return Table(root, root, ("path",), {"path": column}, len(paths)), dict(sorted(others.items()))
+
+
+def _as_column(root: Path, paths: list[str]) -> Any:
+    try:
+        return pa.chunked_array([pa.array(paths, pa.string())])
+    except UnicodeEncodeError:
+        odd = next(path for path in paths if path != path.encode(errors="replace").decode())
+        raise DataError(f"the name of {odd!r} in {root} is not UTF-8", hint="rename the file") from None

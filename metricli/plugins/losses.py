@@ -1,0 +1,137 @@
+"""The doors to losses, and what metric learning knows of their settings."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import Field
+
+from metricli.errors import Problem
+from metricli.specs.kinds import LossSpec, MinerSpec
+from metricli.specs.plugin import named
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from metricli.data.facts import TableFacts
+
+
+class Triplet(LossSpec):
+    """Triplet loss: a positive must be nearer than a negative by a margin (Schroff et al. 2015)."""
+
+    name: Literal["triplet"] = "triplet"
+    margin: float | None = Field(
+        0.2,
+        gt=0,
+        description="the margin; null: the soft margin log(1 + exp(d_ap - d_an)) (Hermans et al. 2017)",
+    )
+    miner: MinerSpec = Field(
+        default_factory=named(MinerSpec, "hard_triplets"), description="picks the triplets of a batch"
+    )
+    distance: Literal["euclidean", "cosine"] = Field(
+        "euclidean", description="distance that the margin is in"
+    )
+    squared: bool = Field(False, description="square the euclidean distances, as FaceNet does")
+    reduction: Literal["mean", "mean_active", "sum"] = Field(
+        "mean", description="over all triplets, over those with a loss above 0, or their sum"
+    )
+
+    needs_positives: ClassVar[bool] = True
+
+    def build(self, *, dim: int, num_labels: int, label_to_category: Sequence[int] | None) -> nn.Module:
+        """A `TripletLoss` with its miner."""
+        from metricli.components.losses import TripletLoss
+
+        del dim, num_labels, label_to_category
+        return TripletLoss(
+            margin=self.margin,
+            miner=self.miner.build(),
+            distance=self.distance,
+            squared=self.squared,
+            reduction=self.reduction,
+        )
+
+    def check(self, spec: Any, table: TableFacts | None) -> list[Problem]:
+        """The margin against the range of the distances."""
+        problems = super().check(spec, table)
+        farthest = self._farthest(spec.extractor.normalize)
+        if self.squared and self.distance == "cosine":
+            problems.append(Problem("squared", "squares euclidean distances, and the distance is cosine"))
+        if self.margin is None and farthest:
+            problems.append(
+                Problem(
+                    "margin",
+                    f"a soft margin on normalised embeddings: distances of at most {farthest} starve "
+                    "its gradient; set a margin such as 0.2, or extractor.normalize: false and euclidean",
+                )
+            )
+        elif self.margin is not None and farthest and self.margin >= farthest:
+            what = (
+                f"distances are at most {farthest} here, so no triplet can keep a margin of {self.margin:g}"
+            )
+            problems.append(Problem("margin", what))
+        elif self.margin is not None and farthest and self.margin > 0.3 * farthest:
+            what = f"{self.margin:g} is wide for distances of at most {farthest}; near 0.2 is usual"
+            problems.append(Problem("margin", what, severity="warning"))
+        mined = getattr(self.miner, "distance", self.distance)
+        if mined != self.distance and not spec.extractor.normalize:
+            what = f"mines by {mined} distance and the loss is {self.distance}: unnormalised they rank apart"
+            problems.append(Problem("miner.distance", what))
+        return problems
+
+    def _farthest(self, normalized: bool) -> int | None:
+        """The largest possible distance; None if there is no bound."""
+        if self.distance == "cosine":
+            return 2
+        return (4 if self.squared else 2) if normalized else None
+
+
+class ArcFace(LossSpec):
+    """ArcFace: classification with an angular margin, its head inside the loss (Deng et al. 2019)."""
+
+    name: Literal["arcface"] = "arcface"
+    scale: float = Field(64.0, gt=0, description="scale of the cosines, the inverse of a temperature")
+    margin: float = Field(0.5, ge=0, description="angular margin in radians")
+    label_smoothing: float = Field(0.0, ge=0, lt=1, description="probability spread over all labels")
+    category_smoothing: float = Field(
+        0.0, ge=0, lt=1, description="probability spread over the labels of the same category"
+    )
+
+    @property
+    def needs_categories(self) -> bool:  # type: ignore[override]
+        """Only smoothing within the category does."""
+        return self.category_smoothing > 0
+
+    def build(self, *, dim: int, num_labels: int, label_to_category: Sequence[int] | None) -> nn.Module:
+        """An `ArcFaceLoss` with a head of `num_labels` vectors of `dim`."""
+        from metricli.components.losses import ArcFaceLoss
+
+        return ArcFaceLoss(
+            dim=dim,
+            num_labels=num_labels,
+            scale=self.scale,
+            margin=self.margin,
+            label_smoothing=self.label_smoothing,
+            category_smoothing=self.category_smoothing,
+            label_to_category=label_to_category if self.category_smoothing else None,
+        )
+
+    def check(self, spec: Any, table: TableFacts | None) -> list[Problem]:
+        """The margin in its units, and smoothing that has something to smooth."""
+        problems = super().check(spec, table)
+        if self.margin > math.pi / 2:
+            what = (
+                f"{self.margin:g} is more than a quarter turn (1.57); the margin is in radians, 0.5 is usual"
+            )
+            problems.append(Problem("margin", what))
+        if self.label_smoothing + self.category_smoothing >= 1:
+            total = f"{self.label_smoothing:g} + {self.category_smoothing:g}"
+            problems.append(
+                Problem("category_smoothing", f"the two smoothings leave nothing to the label: {total}")
+            )
+        if self.scale < 4:
+            what = f"{self.scale:g} is so low that the softmax stays flat; 16 to 64 is usual"
+            problems.append(Problem("scale", what, severity="warning"))
+        return problems

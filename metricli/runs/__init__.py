@@ -1,0 +1,1 @@
+"""Orchestration over Accelerate: train, validate, predict, checkpoints."""

@@ -1,0 +1,150 @@
+"""Where a run computes: Accelerate's device and precision, the reporter, and signals turned into a flag."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState, GradientState
+
+from metricli.errors import Interrupted, ResourceError, UsageError
+from metricli.reports import Reporter
+from metricli.specs.data import ComputeSpec
+
+Precision = Literal["fp32", "fp16", "bf16", "fp64"]
+DEVICE_VARIABLE = "METRICLI_DEVICE"
+SMALL_SET = 2000
+
+
+@dataclass(frozen=True)
+class Context:
+    """The accelerator and the reporter of one verb's run."""
+
+    accelerator: Accelerator
+    reporter: Reporter
+    precision: Precision
+
+    @property
+    def device(self) -> torch.device:
+        """The device of this process."""
+        device: torch.device = self.accelerator.device
+        return device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Type of parameters and images; half precision comes from autocast."""
+        return torch.float64 if self.precision == "fp64" else torch.float32
+
+    def workers(self, asked: int | None, images: int) -> int:
+        """Processes that decode: as asked, or by the size of the set and the cores."""
+        if asked is not None:
+            return asked
+        return 0 if images <= SMALL_SET else min(4, len(os.sched_getaffinity(0)))
+
+
+def open_context(compute: ComputeSpec, reporter: Reporter, precision: Precision = "fp32") -> Context:
+    """Take the device that the spec and METRICLI_DEVICE ask for.
+
+    Raises:
+        UsageError: the device, or as many of them, is not there; or it cannot do the precision.
+    """
+    device = choose_device(compute)
+    if compute.gpus > 1:
+        raise UsageError(
+            f"{compute.gpus} processes are asked for, and this version runs one",
+            hint="use --gpus 1; several processes come with a later version",
+        )
+    if precision == "fp16" and device == "cpu":
+        raise UsageError(
+            "precision fp16 needs a GPU; this run is on the cpu", hint="use training.precision=bf16"
+        )
+    mixed = precision if precision in ("fp16", "bf16") else "no"
+    AcceleratorState._reset_state(
+        reset_partial_state=True
+    )  # one process may run several verbs, on several devices
+    GradientState._reset_state()
+    accelerator = Accelerator(cpu=device == "cpu", mixed_precision=mixed)
+    if accelerator.device.type != device:
+        raise UsageError(f"asked for {device}, and Accelerate gives {accelerator.device.type}")
+    return Context(accelerator, reporter, precision)
+
+
+def choose_device(compute: ComputeSpec) -> str:
+    """`cpu`, `cuda` or `mps`: the spec's, else METRICLI_DEVICE's, else the best there is.
+
+    Raises:
+        UsageError: it is not there, or METRICLI_DEVICE is no device.
+    """
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    asked = compute.device
+    if asked == "auto":
+        asked = os.environ.get(DEVICE_VARIABLE, "auto")  # type: ignore[assignment]
+    if asked == "auto":
+        return next(device for device, is_there in there.items() if is_there)
+    if asked not in there:
+        raise UsageError(f"{DEVICE_VARIABLE} is {asked!r}, expected auto, cpu, cuda or mps")
+    if not there[asked]:
+        seen = ", ".join(device for device, is_there in there.items() if is_there)
+        raise UsageError(f"the device {asked!r} is not visible here; visible: {seen}")
+    return asked
+
+
+class StopFlag:
+    """Which signal asked the run to stop, if any."""
+
+    signum: int | None = None
+
+    def raise_if_set(self, message: str, hint: str) -> None:
+        """Raise `Interrupted` if a signal came."""
+        if self.signum is not None:
+            raise Interrupted(message, signum=self.signum, hint=hint)
+
+
+@contextmanager
+def stop_on_signals() -> Iterator[StopFlag]:
+    """SIGINT and SIGTERM set a flag that the loop looks at after each step; a second one acts at once."""
+    flag = StopFlag()
+    if threading.current_thread() is not threading.main_thread():
+        yield flag
+        return
+    before: dict[signal.Signals, Any] = {}
+
+    def note(signum: int, _frame: Any) -> None:
+        flag.signum = signum
+        signal.signal(signum, before[signal.Signals(signum)])
+
+    for watched in (signal.SIGINT, signal.SIGTERM):
+        before[watched] = signal.signal(watched, note)
+    try:
+        yield flag
+    finally:
+        for watched, handler in before.items():
+            signal.signal(watched, handler)
+
+
+@contextmanager
+def translated_errors() -> Iterator[None]:
+    """Running out of memory or disk as `ResourceError`, whoever noticed it.
+
+    Raises:
+        ResourceError: in place of torch's or the system's own error.
+    """
+    try:
+        yield
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        what = str(error).splitlines()[0] if str(error) else "out of memory"
+        raise ResourceError(what, hint="lower the batch size, the image size or the precision") from None
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG):
+            raise ResourceError(
+                f"{error.strerror}: {error.filename or 'writing'}", hint="free some space"
+            ) from None
+        raise

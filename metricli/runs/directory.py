@@ -1,0 +1,148 @@
+"""The run directory: its names, what is written at its start, and metrics.jsonl."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import secrets
+import sys
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from metricli.errors import CheckpointError, ResourceError, UsageError
+
+RUNS = "runs"
+_PACKAGES = (
+    "metricli",
+    "torch",
+    "torchvision",
+    "timm",
+    "accelerate",
+    "pydantic",
+    "pandas",
+    "numpy",
+    "pillow",
+)
+_VARIABLES = ("CUDA_VISIBLE_DEVICES", "METRICLI_DEVICE", "OMP_NUM_THREADS", "WORLD_SIZE", "SLURM_JOB_ID")
+
+
+class RunDirectory:
+    """One run on disk."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.best = path / "checkpoints" / "best.ckpt"
+        self.last = path / "checkpoints" / "last.ckpt"
+        self.spec = path / "spec.resolved.yaml"
+        self.metrics = path / "metrics.jsonl"
+        self.log = path / "log.txt"
+
+    @property
+    def holds_a_run(self) -> bool:
+        """Whether a run was started here."""
+        return self.spec.exists()
+
+    def start(self, resolved: Mapping[str, Any]) -> None:
+        """Make the folders and write the resolved spec and env.json.
+
+        Raises:
+            ResourceError: the folder cannot be made or written.
+        """
+        try:
+            self.best.parent.mkdir(parents=True, exist_ok=True)
+            (self.path / "env.json").write_text(json.dumps(environment(), indent=2) + "\n")
+            text = yaml.safe_dump(dict(resolved), sort_keys=False, allow_unicode=True)
+            self.spec.write_text(text, encoding="utf-8")
+        except OSError as error:
+            what = f"cannot write the run directory {str(self.path)!r}: {error.strerror}"
+            raise ResourceError(what, hint="give another place with --run-dir") from None
+
+    def append(self, row: Mapping[str, Any]) -> None:
+        """Add one line to metrics.jsonl."""
+        with self.metrics.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({k: _finite(v) for k, v in row.items()}) + "\n")
+
+    def forget_after(self, step: int) -> None:
+        """Drop the lines of metrics.jsonl behind a step: they will be made again."""
+        if not self.metrics.exists():
+            return
+        lines = self.metrics.read_text(encoding="utf-8").splitlines()
+        kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= step]
+        part = self.metrics.with_suffix(".part")
+        part.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+        part.replace(self.metrics)
+
+
+def _finite(value: Any) -> Any:
+    return None if isinstance(value, float) and not (abs(value) < float("inf")) else value
+
+
+def new_run_directory(name: str, at: str | Path | None) -> RunDirectory:
+    """A directory for a new run: `at` itself, or `runs/<name>-<UTC>-<hex>`.
+
+    Raises:
+        UsageError: `at` is a file, or holds a run already.
+    """
+    if at is None:
+        stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
+        return RunDirectory(Path.cwd() / RUNS / f"{name}-{stamp}-{secrets.token_hex(2)}")
+    run = RunDirectory(Path(at).absolute())
+    if run.path.exists() and not run.path.is_dir():
+        raise UsageError(f"the run directory {str(at)!r} is a file")
+    if run.holds_a_run:
+        hint = f"go on with --resume {at}, or give another --run-dir"
+        raise UsageError(f"{str(at)!r} holds a run already", hint=hint)
+    return run
+
+
+def newest_run(folder: Path, *, name: str | None = None, file: str = "best") -> RunDirectory | None:
+    """The run below `folder` whose best (or last) checkpoint is the newest, of that name if given."""
+    pattern = f"{name}-*" if name else "*"
+    runs = [RunDirectory(path) for path in folder.glob(pattern) if path.is_dir()]
+    found = [
+        (getattr(run, file).stat().st_mtime_ns, run.path) for run in runs if getattr(run, file).is_file()
+    ]
+    return RunDirectory(max(found)[1]) if found else None
+
+
+def find_checkpoint(given: str | Path | None) -> Path:
+    """The best.ckpt that is meant: a file, a run directory's, or the newest under ./runs.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    if given is not None:
+        path = Path(given)
+        return RunDirectory(path).best if path.is_dir() else path
+    run = newest_run(Path.cwd() / RUNS)
+    if run is None:
+        raise CheckpointError(
+            "no --ckpt is given, and there is no run with a best.ckpt under ./runs",
+            hint="give --ckpt FILE, or train first: metricli train spec.yaml",
+        )
+    return run.best
+
+
+def environment() -> dict[str, Any]:
+    """Versions and a few harmless variables; no token, no user name, no path."""
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cores": os.cpu_count(),
+        "packages": {package: _version(package) for package in _PACKAGES},
+        "variables": {name: os.environ[name] for name in _VARIABLES if name in os.environ},
+        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+    }
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"

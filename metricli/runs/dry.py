@@ -1,0 +1,91 @@
+"""`metricli train --dry-run`: one batch of each kind through everything, with nothing written."""
+
+from __future__ import annotations
+
+import resource
+import time
+from collections import Counter
+from typing import Any
+
+import torch
+
+from metricli.components.dataset import Batch, image_loader
+from metricli.reports import DryRunReport, Reporter
+from metricli.runs.context import Context, open_context
+from metricli.runs.embed import refuse_bad
+from metricli.runs.learner import Learner, build_learner
+from metricli.runs.parts import image_dataset
+from metricli.runs.train import open_training_table
+from metricli.runs.trainset import TrainSet, build_train_set
+from metricli.specs.load import Loaded
+from metricli.specs.train import TrainSpec
+
+
+def dry_run(loaded: Loaded[TrainSpec], reporter: Reporter) -> DryRunReport:
+    """Take one training step and embed one evaluation batch.
+
+    Raises:
+        MetricliError: whatever the real run would stop at so far.
+    """
+    spec = loaded.spec
+    table, warnings = open_training_table(loaded, reporter)
+    context = open_context(spec.compute, reporter, spec.training.precision)
+    data = build_train_set(spec, table, context)
+    learner = build_learner(
+        spec,
+        context,
+        num_labels=len(data.labels),
+        label_to_category=data.label_to_category,
+        steps_per_epoch=data.steps_per_epoch,
+    )
+    train_batch = _try_step(spec, data, learner)
+    rows = table.split("validation")
+    eval_batch: dict[str, Any] = {"images": 0}
+    if len(rows):
+        dataset = image_dataset(rows, spec.transforms.eval.build(), spec.data)
+        take = list(range(min(len(rows), spec.validation.batch_size)))
+        batch: Batch = next(iter(image_loader(dataset, [take], num_workers=0)))
+        refuse_bad(batch.bad, spec.data)
+        learner.extractor.eval()
+        with torch.inference_mode():
+            found = learner.extractor(batch.images.to(context.device, context.dtype))
+        eval_batch = {"images": len(take), "shape": list(batch.images.shape), "embeddings": list(found.shape)}
+    counts = [p for module in (learner.extractor, learner.loss) for p in module.parameters()]
+    return DryRunReport(
+        train_batch=train_batch,
+        eval_batch=eval_batch,
+        parameters=sum(p.numel() for p in counts),
+        trainable=sum(p.numel() for p in learner.parameters),
+        memory_mb=_memory_mb(context),
+        steps_per_epoch=data.steps_per_epoch,
+        warnings=warnings,
+    )
+
+
+def _try_step(spec: TrainSpec, data: TrainSet, learner: Learner) -> dict[str, Any]:
+    data.batches.set_epoch(0)
+    learner.start_epoch(0)
+    first = next(iter(data.batches))
+    batch: Batch = next(iter(image_loader(data.dataset, [first], num_workers=0)))
+    refuse_bad(batch.bad, spec.data)
+    started = time.monotonic()
+    values = learner.step(batch, 0)
+    seconds = time.monotonic() - started
+    labels = Counter(batch.labels.tolist())
+    categories = {str(data.rows.categories[row]) for row in batch.rows.tolist()} - {""}
+    return {
+        "images": len(batch.rows),
+        "shape": list(batch.images.shape),
+        "labels": len(labels),
+        "instances": [min(labels.values()), max(labels.values())],
+        "categories": len(categories),
+        "different_images": len(set(batch.rows.tolist())),
+        "seconds": seconds,
+        **values,
+    }
+
+
+def _memory_mb(context: Context) -> float:
+    if context.device.type == "cuda":
+        return torch.cuda.max_memory_allocated(context.device) / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

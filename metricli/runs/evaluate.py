@@ -1,0 +1,111 @@
+"""From embeddings and rows to metrics: search, postprocessors, and the means for each category."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from metricli.core.metrics import clipped, required_k, retrieval_metrics, summarize
+from metricli.core.retrieval import count_relevant, search
+from metricli.data.table import Rows
+from metricli.errors import DataError
+from metricli.reports import Metrics, Reporter
+from metricli.specs.validate import ValidationSpec
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Metrics and the counts behind them."""
+
+    metrics: Metrics
+    queries: int
+    gallery: int
+    queries_without_match: int
+    warnings: list[str] = field(default_factory=list)
+
+
+def evaluate_rows(
+    embeddings: Tensor, rows: Rows, validation: ValidationSpec, reporter: Reporter, *, readable: np.ndarray
+) -> Evaluation:
+    """Judge embeddings (N, D) of N rows; rows that are not `readable` (N,) are left out.
+
+    Raises:
+        DataError: no query or no gallery is left.
+    """
+    device = embeddings.device
+    queries = np.flatnonzero(rows.is_query & readable)
+    gallery = np.flatnonzero(rows.is_gallery & readable)
+    if len(queries) == 0 or len(gallery) == 0:
+        raise DataError(
+            f"there are {len(queries)} queries and {len(gallery)} gallery rows to judge by",
+            hint="set is_query and is_gallery in the table",
+        )
+    labels, sequences = _codes(rows.labels), _codes(rows.sequences, empty=-1)
+
+    def pick(values: np.ndarray, which: np.ndarray) -> Tensor:
+        return torch.from_numpy(values[which]).to(device)
+
+    query_ids, gallery_ids = torch.from_numpy(queries).to(device), torch.from_numpy(gallery).to(device)
+    excluded: dict[str, Any] = {
+        "query_ids": query_ids,
+        "gallery_ids": gallery_ids,
+        "query_sequences": pick(sequences, queries),
+        "gallery_sequences": pick(sequences, gallery),
+    }
+    query_labels, gallery_labels = pick(labels, queries), pick(labels, gallery)
+    num_relevant = count_relevant(query_labels, gallery_labels, **excluded)
+    asked = validation.metrics.model_dump()
+    found_q, found_g = embeddings[query_ids], embeddings[gallery_ids]
+    reporter.begin("search", len(queries), "query")
+    result = search(
+        found_q,
+        found_g,
+        k=max(1, required_k(num_relevant, **asked)),
+        distance=validation.distance,
+        **excluded,
+    )
+    reporter.end()
+    for postprocessor in validation.postprocessors:
+        result = postprocessor.build()(result, queries=found_q, gallery=found_g, distance=validation.distance)
+    per_query = retrieval_metrics(result, query_labels, gallery_labels, num_relevant, **asked)
+    names, codes = np.unique(rows.categories[queries].astype(str), return_inverse=True)
+    if names[0] == "":  # a query of no category counts for OVERALL only
+        names, codes = names[1:], codes - 1
+    metrics = summarize(per_query, torch.from_numpy(codes.astype(np.int64)).to(device), names.tolist())
+    without = int((num_relevant == 0).sum())
+    warnings = _warnings(validation, without, len(queries), len(gallery))
+    for message in warnings:
+        reporter.warn(message)
+    return Evaluation(metrics, len(queries), len(gallery), without, warnings)
+
+
+def _warnings(validation: ValidationSpec, without: int, queries: int, gallery: int) -> list[str]:
+    warnings = []
+    if without:
+        warnings.append(
+            f"{without} of {queries} queries have no match in the gallery and are left out of the means"
+        )
+    asked = validation.metrics
+    ks = {
+        k
+        for name in ("cmc", "precision", "precision_capped", "map", "map_hits")
+        for k in getattr(asked, name)
+    }
+    too_deep = clipped(sorted(ks), gallery)
+    if too_deep:
+        listed = ", ".join(map(str, too_deep))
+        warnings.append(f"k {listed} is above the gallery size and is clipped to {gallery}")
+    return warnings
+
+
+def _codes(words: np.ndarray, empty: int | None = None) -> np.ndarray:
+    """Integer codes (N,) of text, with `empty` for ""."""
+    _, codes = np.unique(words.astype(str), return_inverse=True)
+    codes = codes.astype(np.int64)
+    if empty is not None:
+        codes[words == ""] = empty
+    return codes

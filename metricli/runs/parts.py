@@ -1,0 +1,143 @@
+"""What the verbs build the same way: the checked table, the extractor, the evaluation data set."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from metricli.components.dataset import ImageDataset
+from metricli.data.checks import check_table, require_sound
+from metricli.data.table import Need, Rows, Table, read_table
+from metricli.errors import DataError, UsageError
+from metricli.reports import Reporter
+from metricli.runs.checkpoints import BestCheckpoint, replace_data, spec_of
+from metricli.runs.context import Context
+from metricli.specs.data import DataSpec
+from metricli.specs.kinds import ExtractorSpec
+from metricli.specs.load import Loaded, Source, read_document, validate_document
+from metricli.specs.suggest import did_you_mean
+from metricli.specs.train import TrainSpec
+from metricli.specs.validate import InferenceSpec
+
+
+def open_table(
+    data: DataSpec, need: Need, reporter: Reporter, split: str = "validation"
+) -> tuple[Table, list[str]]:
+    """Read and check the table, judging the queries of `split`; its warnings are said and given back.
+
+    Raises:
+        DataError: it cannot be read, or has errors.
+    """
+    table = read_table(data.table, root=data.root, need=need)
+    findings = check_table(table, need=need, allow_outside_root=data.allow_outside_root, split=split)
+    warnings = [finding.message for finding in require_sound(findings, data.table)]
+    for message in warnings:
+        reporter.warn(message)
+    return table, warnings
+
+
+def take_split(table: Table, split: str) -> Rows:
+    """The rows of one split.
+
+    Raises:
+        DataError: the table has none.
+    """
+    rows = table.split(split)
+    if len(rows) == 0:
+        there = sorted(set(table.strings("split")) - {""})
+        near = did_you_mean(split, there)
+        known = ", ".join(map(repr, there[:10])) or "none"
+        raise DataError(f"{table.source} has no rows with split {split!r}{near or ';'} splits: {known}")
+    return rows
+
+
+def image_dataset(rows: Rows, transform: Any, data: DataSpec, **training: Any) -> ImageDataset:
+    """The data set of some rows; `training` are the labels, seed and policy that only training has."""
+    return ImageDataset(
+        root=rows.root,
+        paths=rows.paths,
+        boxes=rows.boxes,
+        transform=transform,
+        max_pixels=data.max_pixels,
+        **training,
+    )
+
+
+def built_extractor(spec: ExtractorSpec, *, load_weights: bool, dtype: torch.dtype) -> nn.Module:
+    """The extractor of a spec, checked to say its `dim`.
+
+    Raises:
+        UsageError: it does not.
+    """
+    extractor = spec.build(load_weights=load_weights)
+    if not isinstance(getattr(extractor, "dim", None), int):
+        name = getattr(spec, "name", "?")
+        raise UsageError(
+            f"the extractor {name!r} has no int attribute 'dim'", hint="tell the plugin's author"
+        )
+    return extractor.to(dtype)
+
+
+def load_inference(
+    source: Source | None,
+    best: BestCheckpoint | None,
+    model: type[InferenceSpec],
+    data: Mapping[str, Any],
+    overrides: tuple[str, ...],
+) -> Loaded[Any]:
+    """The spec of validate or predict, from a checkpoint, a spec, or both.
+
+    Raises:
+        SpecError: with every problem.
+        UsageError: neither is given.
+    """
+    if best is not None:
+        return spec_of(best, source, model, data, overrides)
+    if source is None:
+        raise UsageError("neither a SPEC nor a checkpoint is given")
+    document, base = read_document(source)
+    replace_data(document, data)
+    return validate_document(document, base, model, overrides)
+
+
+def inference_extractor(
+    spec: InferenceSpec, best: BestCheckpoint | None, context: Context
+) -> tuple[nn.Module, str]:
+    """The extractor to judge or predict with, on its device in eval mode, and where its weights are from.
+
+    Raises:
+        CheckpointError: the weights do not fit.
+        UsageError: the spec has no extractor.
+    """
+    if spec.extractor is None:
+        raise UsageError("the spec has no extractor", hint="add extractor: {name: timm, model: resnet18}")
+    dtype = best.dtype if best else torch.float32
+    torch.manual_seed(spec.seed)
+    extractor = built_extractor(spec.extractor, load_weights=best is None, dtype=dtype)
+    if best is not None:
+        best.load_into(extractor)
+        origin = str(best.path)
+    else:
+        origin = "the extractor as the spec builds it"
+    return extractor.to(context.device).eval(), origin
+
+
+def data_override(table: str | Path | None, root: str | Path | None) -> dict[str, str]:
+    """`--data` and `--root` as keys of the data block, absolute."""
+    given = {"table": table, "root": root}
+    return {key: str(Path(value).absolute()) for key, value in given.items() if value is not None}
+
+
+def require_data(spec: InferenceSpec | TrainSpec) -> DataSpec:
+    """The data block.
+
+    Raises:
+        UsageError: there is none.
+    """
+    if spec.data is None:
+        raise UsageError("no table is given", hint="give --data TABLE, or data: {table: ...} in the spec")
+    return spec.data

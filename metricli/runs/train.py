@@ -1,0 +1,293 @@
+"""`metricli train`, top to bottom: the algorithm."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from metricli.components.dataset import Batch
+from metricli.data.table import Rows, Table
+from metricli.errors import UsageError
+from metricli.reports import OVERALL, Metrics, Reporter, TrainReport
+from metricli.runs.checkpoints import read_last, save_best
+from metricli.runs.context import Context, StopFlag, open_context, stop_on_signals
+from metricli.runs.directory import RUNS, RunDirectory, new_run_directory, newest_run
+from metricli.runs.embed import refuse_bad
+from metricli.runs.history import (
+    Progress,
+    is_lower_better,
+    monitored,
+    refuse_other_spec,
+    report,
+    restore,
+    save,
+)
+from metricli.runs.learner import Learner, build_learner
+from metricli.runs.logs import Logs
+from metricli.runs.parts import image_dataset, open_table
+from metricli.runs.trainset import TrainSet, build_train_set
+from metricli.runs.validate import skipped_paths, validate_rows
+from metricli.specs.load import Loaded, check_spec
+from metricli.specs.train import TrainSpec
+
+
+def train(
+    loaded: Loaded[TrainSpec], *, run_dir: str | Path | None, resume: str | Path | None, reporter: Reporter
+) -> TrainReport:
+    """Train, validate and save until the epochs are over, patience runs out, or a signal comes.
+
+    Raises:
+        MetricliError: see errors.py for the kinds.
+    """
+    spec = loaded.spec
+    run, resuming = choose_run(spec, run_dir, resume, reporter)
+    if resuming:
+        finished = finished_report(run, spec)
+        if finished is not None:
+            reporter.say(f"the run in {run.path} is finished; its report follows")
+            return finished
+    table, warnings = open_training_table(loaded, reporter)
+    context = open_context(spec.compute, reporter, spec.training.precision)
+    data = build_train_set(spec, table, context)
+    learner = build_learner(
+        spec,
+        context,
+        num_labels=len(data.labels),
+        label_to_category=data.label_to_category,
+        steps_per_epoch=data.steps_per_epoch,
+    )
+    progress = restore(run, learner, data.labels) if resuming else Progress()
+    if resuming:
+        run.forget_after(progress.step)
+        reporter.say(f"going on with {run.path} at epoch {progress.epoch + 1}, step {progress.step + 1}")
+    else:
+        run.start(spec.model_dump(mode="json"))
+        reporter.say(f"run directory {run.path}")
+    with Logs(run, spec.loggers, reporter) as logs, stop_on_signals() as stop:
+        training = Training(
+            loaded, context, data, learner, table.split("validation"), run, progress, logs, warnings
+        )
+        training.run(stop)
+    return report(run, spec, progress, warnings)
+
+
+class Training:
+    """The loop over epochs of one run."""
+
+    def __init__(
+        self,
+        loaded: Loaded[TrainSpec],
+        context: Context,
+        data: TrainSet,
+        learner: Learner,
+        validation_rows: Rows,
+        run: RunDirectory,
+        progress: Progress,
+        logs: Logs,
+        warnings: list[str],
+    ) -> None:
+        self.loaded, self.spec, self.context, self.data = loaded, loaded.spec, context, data
+        self.learner, self.run_dir, self.progress, self.logs = learner, run, progress, logs
+        self.reporter, self.warnings = context.reporter, warnings
+        self.eval_transform = self.spec.transforms.eval.build()
+        self.validation_rows = validation_rows
+        self.validation_set = image_dataset(validation_rows, self.eval_transform, self.spec.data)
+        if len(validation_rows) == 0:
+            self.warn(
+                "the table has no validation rows: nothing is judged, and best.ckpt is the last epoch's"
+            )
+
+    def warn(self, message: str) -> None:
+        """Say a warning and keep it for the report."""
+        self.warnings.append(message)
+        self.reporter.warn(message)
+
+    def run(self, stop: StopFlag) -> None:
+        """Every epoch that is left."""
+        training, progress = self.spec.training, self.progress
+        while progress.epoch < training.epochs and not progress.stopped:
+            started = time.monotonic()
+            self.train_epoch(stop)
+            means = progress.means()
+            is_last = progress.epoch + 1 == training.epochs
+            due = (progress.epoch + 1) % self.spec.validation.every_n_epochs == 0 or is_last
+            metrics = self.validate() if due else None
+            self.learner.end_epoch(progress.epoch)
+            if metrics is not None:
+                self.judge(metrics, means.get("loss", float("nan")))
+            progress.seconds += time.monotonic() - started
+            self.log_epoch(means, metrics, time.monotonic() - started)
+            progress.epoch, progress.step_in_epoch, progress.sums = progress.epoch + 1, 0, {}
+            if training.patience is not None and progress.stale >= training.patience:
+                progress.stopped = "early stopping"
+            elif is_last:
+                progress.stopped = "epochs"
+            self.save_last()
+            if not progress.stopped:
+                self.stop_if_asked(stop)
+        if progress.stopped == "early stopping":
+            count = training.patience
+            self.reporter.say(
+                f"stopped early: {self.spec.validation.monitor} has not improved for {count} validations"
+            )
+
+    def train_epoch(self, stop: StopFlag) -> None:
+        """The steps of one epoch that are left, each on one global batch."""
+        progress, epoch = self.progress, self.progress.epoch
+        self.data.batches.set_epoch(epoch, skip=progress.step_in_epoch)
+        frozen = self.learner.start_epoch(epoch)
+        name = f"epoch {epoch + 1}/{self.spec.training.epochs}" + (" (backbone frozen)" if frozen else "")
+        self.reporter.begin(name, self.data.steps_per_epoch - progress.step_in_epoch, "step")
+        try:
+            if progress.step_in_epoch < self.data.steps_per_epoch:
+                for batch in self.data.loader:
+                    self.take(batch)
+                    self.stop_if_asked(stop)
+        finally:
+            self.reporter.end()
+
+    def take(self, batch: Batch) -> None:
+        """One step, counted and logged."""
+        self.note_bad(batch)
+        lr = self.learner.lr
+        values = self.learner.step(batch, self.progress.step)
+        self.progress.add(values)
+        values = {"lr": lr, **values}
+        self.reporter.advance(1, {**values, "images": len(batch.rows)})
+        if self.progress.step % self.spec.training.log_every_steps == 0:
+            self.logs.row(self.progress.step, self.progress.epoch + 1, "train", values)
+
+    def note_bad(self, batch: Batch) -> None:
+        """Stop at, or count, images that could not be read."""
+        refuse_bad(batch.bad, self.spec.data)
+        for row, reason in batch.bad:
+            path = str(self.data.rows.paths[row])
+            if path not in self.progress.skipped:
+                self.progress.skipped.append(path)
+                self.warn(f"{reason}; another image of its label takes its place")
+
+    def stop_if_asked(self, stop: StopFlag) -> None:
+        """After a signal: save and leave.
+
+        Raises:
+            Interrupted: a signal came.
+        """
+        if stop.signum is not None:
+            self.save_last()
+            stop.raise_if_set(
+                f"stopped by a signal after step {self.progress.step}, saved in {self.run_dir.path}",
+                hint=f"go on with: metricli train SPEC --resume {self.run_dir.path}",
+            )
+
+    def validate(self) -> Metrics:
+        """Judge the validation rows; no metrics if there are none."""
+        if len(self.validation_rows) == 0:
+            return {}
+        found, skipped = validate_rows(
+            self.context,
+            self.learner.extractor,
+            self.validation_set,
+            self.validation_rows,
+            self.spec.data,
+            self.spec.validation,
+        )
+        paths = skipped_paths(self.validation_rows, skipped, self.reporter)
+        self.progress.skipped += [path for path in paths if path not in self.progress.skipped]
+        self.warnings += [message for message in found.warnings if message not in self.warnings]
+        return found.metrics
+
+    def judge(self, metrics: Metrics, loss: float) -> None:
+        """Save best.ckpt if the monitor is better than ever (or nothing is judged), and tell the schedule."""
+        progress, lower = self.progress, is_lower_better(self.spec)
+        value = monitored(self.spec, metrics, loss)
+        self.learner.tell_schedule(-value if lower else value)
+        if metrics or self.spec.validation.monitor == "loss":
+            better = progress.judge(value, metrics, lower=lower, min_delta=self.spec.training.min_delta)
+        else:
+            better, progress.best_epoch, progress.best_metrics = True, progress.epoch + 1, metrics
+        if better or not self.run_dir.best.exists():
+            progress.best_epoch, progress.best_metrics = progress.epoch + 1, metrics
+            save_best(
+                self.run_dir.best,
+                extractor=self.learner.extractor,
+                eval_transform=self.eval_transform,
+                loaded=self.loaded,
+                labels=self.data.labels,
+                metrics=metrics,
+                epoch=progress.epoch + 1,
+            )
+
+    def log_epoch(self, means: Mapping[str, float], metrics: Metrics | None, seconds: float) -> None:
+        """One row for the terminal, one line for each category in metrics.jsonl."""
+        progress = self.progress
+        for category, values in (metrics or {}).items():
+            self.logs.row(progress.step, progress.epoch + 1, "validation", values, category=category)
+        row: dict[str, Any] = {
+            "epoch": progress.epoch + 1,
+            "epochs": self.spec.training.epochs,
+            "loss": means.get("loss"),
+        }
+        row |= {"lr": self.learner.lr, "seconds": seconds, **(metrics or {}).get(OVERALL, {})}
+        row["best"] = int(progress.best_epoch == progress.epoch + 1)
+        self.reporter.epoch(row)
+
+    def save_last(self) -> None:
+        """Write last.ckpt."""
+        save(self.run_dir, self.learner, self.progress, self.data.labels)
+
+
+def open_training_table(loaded: Loaded[TrainSpec], reporter: Reporter) -> tuple[Table, list[str]]:
+    """Check the spec alone, read the table, check the spec against it; warnings are said and given back.
+
+    Raises:
+        SpecError: the blocks contradict each other or the table.
+        DataError: the table is unreadable or has errors.
+    """
+    check_spec(loaded, None)
+    table, warnings = open_table(loaded.spec.data, "train", reporter)
+    for problem in check_spec(loaded, table.facts()):
+        message = f"{problem.path}: {problem.message}"
+        warnings.append(message)
+        reporter.warn(message)
+    return table, warnings
+
+
+def choose_run(
+    spec: TrainSpec, run_dir: str | Path | None, resume: str | Path | None, reporter: Reporter
+) -> tuple[RunDirectory, bool]:
+    """The directory of the run, and whether it is one to go on with.
+
+    Raises:
+        UsageError: the directory holds a run and no resume was asked for, or it cannot be resumed.
+    """
+    if resume is None:
+        return new_run_directory(spec.name, run_dir), False
+    if str(resume) != "auto":
+        run = RunDirectory(Path(resume).absolute())
+    elif run_dir is not None:
+        run = RunDirectory(Path(run_dir).absolute())
+    else:
+        run = newest_run(Path.cwd() / RUNS, name=spec.name, file="last") or RunDirectory(Path())
+    if run.last.is_file():
+        return run, True
+    if str(resume) != "auto":
+        what = f"{str(resume)!r} holds no checkpoints/last.ckpt to resume"
+        raise UsageError(what, hint="give a run directory, or --resume auto")
+    reporter.say("there is no run to resume: starting a new one")
+    return new_run_directory(spec.name, run_dir), False
+
+
+def finished_report(run: RunDirectory, spec: TrainSpec) -> TrainReport | None:
+    """The report of a run that is finished, None of one that is not.
+
+    Raises:
+        UsageError: the run was of another spec.
+    """
+    _, meta = read_last(run.last)
+    progress = Progress(**meta["progress"])
+    if not progress.stopped:
+        return None
+    refuse_other_spec(meta["spec"], spec.model_dump(mode="json"), run.path)
+    return report(run, spec, progress, [])

@@ -1,0 +1,81 @@
+"""The training rows as integers: labels, categories, batches and the loader over them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from torch.utils.data import DataLoader
+
+from metricli.components.dataset import ImageDataset, image_loader
+from metricli.data.table import Rows, Table
+from metricli.errors import DataError, Problem, SpecError
+from metricli.runs.batches import EpochBatches, ShuffledBatches
+from metricli.runs.context import Context
+from metricli.runs.parts import image_dataset
+from metricli.specs.train import TrainSpec
+
+
+@dataclass(frozen=True)
+class TrainSet:
+    """What the loop iterates over, and the label map: integer label i is `labels[i]`."""
+
+    rows: Rows
+    dataset: ImageDataset
+    batches: EpochBatches
+    loader: DataLoader[Any]
+    labels: list[str]
+    label_to_category: list[int] | None
+    steps_per_epoch: int
+
+
+def build_train_set(spec: TrainSpec, table: Table, context: Context) -> TrainSet:
+    """The training set of a spec; labels map to 0..L-1 by sorted text.
+
+    Raises:
+        DataError: there are no training rows.
+        SpecError: the sampler refuses the table.
+    """
+    rows = table.split("train")
+    if len(rows) == 0:
+        raise DataError(f"{table.source} has no train rows", hint="set split to 'train' for some")
+    names, labels = np.unique(rows.labels.astype(str), return_inverse=True)
+    categories, label_to_category = _categories(rows, labels, len(names))
+    try:
+        if spec.sampler is not None:
+            sampler = spec.sampler.build(labels=labels, categories=categories, seed=spec.seed)
+        else:
+            assert spec.training.batch_size is not None
+            sampler = ShuffledBatches(len(rows), batch_size=spec.training.batch_size, seed=spec.seed)
+    except ValueError as error:
+        place = "sampler" if spec.sampler is not None else "training.batch_size"
+        raise SpecError("the spec", [Problem(place, str(error))]) from None
+    dataset = image_dataset(
+        rows,
+        spec.transforms.train.build(),
+        spec.data,
+        labels=labels,
+        seed=spec.seed,
+        replace_bad=spec.data.on_bad_image == "skip",
+    )
+    accelerator = context.accelerator
+    batches = EpochBatches(sampler, rank=accelerator.process_index, world=accelerator.num_processes)
+    loader = image_loader(
+        dataset,
+        batches,
+        num_workers=context.workers(spec.training.num_workers, len(rows)),
+        pin_memory=context.device.type == "cuda",
+    )
+    return TrainSet(rows, dataset, batches, loader, names.tolist(), label_to_category, len(sampler))
+
+
+def _categories(rows: Rows, labels: np.ndarray, count: int) -> tuple[np.ndarray | None, list[int] | None]:
+    """Category codes (N,), and the category of each label; None where a row lacks one or a label has two."""
+    if (rows.categories == "").any():
+        return None, None
+    _, categories = np.unique(rows.categories.astype(str), return_inverse=True)
+    of_label = np.zeros(count, dtype=np.int64)
+    of_label[labels] = categories
+    consistent = bool((of_label[labels] == categories).all())
+    return categories, of_label.tolist() if consistent else None

@@ -1,0 +1,190 @@
+"""`metricli validate`: score a checkpoint, an extractor as its spec builds it, or saved features."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from metricli.components.dataset import ImageDataset
+from metricli.data.table import Rows
+from metricli.errors import DataError, UsageError
+from metricli.reports import Reporter, ValidateReport
+from metricli.runs.checkpoints import read_best
+from metricli.runs.context import Context, open_context
+from metricli.runs.directory import find_checkpoint
+from metricli.runs.embed import embed
+from metricli.runs.evaluate import Evaluation, evaluate_rows
+from metricli.runs.features import read_features
+from metricli.runs.parts import (
+    image_dataset,
+    inference_extractor,
+    load_inference,
+    open_table,
+    require_data,
+    take_split,
+)
+from metricli.specs.data import DataSpec
+from metricli.specs.load import Loaded, Source, check_spec
+from metricli.specs.suggest import did_you_mean
+from metricli.specs.validate import ValidateSpec, ValidationSpec
+
+
+def validate(
+    source: Source | None,
+    *,
+    overrides: tuple[str, ...],
+    ckpt: str | Path | None,
+    features: str | Path | None,
+    data: dict[str, str],
+    split: str,
+    require: tuple[str, ...],
+    reporter: Reporter,
+) -> ValidateReport:
+    """Judge the embeddings of one split; each metric of `require` must be among those computed.
+
+    Raises:
+        MetricliError: see errors.py for the kinds.
+    """
+    started = time.monotonic()
+    if features is not None and ckpt is not None:
+        raise UsageError("--features and --ckpt exclude each other", hint="give one of them")
+    best = None
+    if features is None and (ckpt is not None or source is None):
+        path = find_checkpoint(ckpt)
+        if ckpt is None:
+            reporter.say(f"no --ckpt given: taking the newest run's, {path}")
+        best = read_best(path)
+    if source is None and features is not None:
+        source = {}
+    loaded: Loaded[ValidateSpec] = load_inference(source, best, ValidateSpec, data, overrides)
+    check_spec(loaded, None)
+    spec = loaded.spec
+    _require_metrics(spec.validation, require)
+    block = require_data(spec)
+    table, warnings = open_table(block, "evaluate", reporter, split)
+    rows = take_split(table, split)
+    if features is not None:
+        embeddings, readable = read_features(Path(features), table, rows)
+        origin, skipped = str(features), np.flatnonzero(~readable).tolist()
+    else:
+        context = open_context(spec.compute, reporter)
+        extractor, origin = inference_extractor(spec, best, context)
+        dataset = image_dataset(rows, spec.transforms.eval.build(), block)
+        embeddings, readable, skipped = embed_rows(context, extractor, dataset, block, spec.validation)
+    found = evaluate_rows(embeddings, rows, spec.validation, reporter, readable=readable)
+    return ValidateReport(
+        metrics=found.metrics,
+        split=split,
+        queries=found.queries,
+        gallery=found.gallery,
+        queries_without_match=found.queries_without_match,
+        distance=spec.validation.distance,
+        embeddings=origin,
+        skipped=skipped_paths(rows, skipped, reporter),
+        warnings=[*warnings, *found.warnings],
+        seconds=time.monotonic() - started,
+    )
+
+
+def _require_metrics(validation: ValidationSpec, required: tuple[str, ...]) -> None:
+    computed = validation.metrics.names()
+    for metric in required:
+        if metric not in computed:
+            near = did_you_mean(metric, computed)
+            raise UsageError(
+                f"the metric {metric!r} is not computed{near or ';'} computed: {', '.join(computed)}"
+            )
+
+
+def evaluate(
+    embeddings: np.ndarray | Tensor,
+    table: str | Path,
+    *,
+    validation: ValidationSpec | None,
+    root: str | Path | None,
+    split: str,
+    reporter: Reporter,
+) -> ValidateReport:
+    """Judge embeddings (N, D) in memory, one for each row of a split.
+
+    Raises:
+        DataError: another number of rows, a NaN or an infinity, or a table with errors.
+    """
+    started = time.monotonic()
+    validation = validation or ValidationSpec()
+    found, warnings = open_table(
+        DataSpec(table=str(table), root=None if root is None else str(root)), "evaluate", reporter, split
+    )
+    rows = take_split(found, split)
+    tensor = torch.as_tensor(embeddings).detach()
+    if tensor.ndim != 2 or len(tensor) != len(rows) or not tensor.is_floating_point():
+        shape = f"{tensor.dtype} {tuple(tensor.shape)}".removeprefix("torch.")
+        raise DataError(
+            f"expected float embeddings ({len(rows)}, D), a row for each of the split, got {shape}"
+        )
+    if not bool(torch.isfinite(tensor).all()):
+        raise DataError("the embeddings hold NaN or infinity")
+    judged = evaluate_rows(tensor, rows, validation, reporter, readable=np.ones(len(rows), dtype=bool))
+    return ValidateReport(
+        metrics=judged.metrics,
+        split=split,
+        queries=judged.queries,
+        gallery=judged.gallery,
+        queries_without_match=judged.queries_without_match,
+        distance=validation.distance,
+        embeddings="memory",
+        warnings=[*warnings, *judged.warnings],
+        seconds=time.monotonic() - started,
+    )
+
+
+def embed_rows(
+    context: Context, extractor: nn.Module, dataset: ImageDataset, data: DataSpec, validation: ValidationSpec
+) -> tuple[Tensor, np.ndarray, list[int]]:
+    """Embeddings (N, D) of all rows on the device, which rows (N,) were readable, and those that were not."""
+    held: list[Tensor] = []
+
+    def keep(rows: np.ndarray, found: Tensor) -> None:
+        if not held:
+            held.append(torch.zeros(len(dataset), found.shape[1], dtype=found.dtype, device=found.device))
+        held[0][torch.from_numpy(rows).to(found.device)] = found
+
+    skipped = embed(
+        context,
+        extractor,
+        dataset,
+        keep,
+        data=data,
+        batch_size=validation.batch_size,
+        num_workers=validation.num_workers,
+        name="embed",
+    )
+    readable = np.ones(len(dataset), dtype=bool)
+    readable[skipped] = False
+    return held[0] if held else torch.zeros(len(dataset), 1), readable, skipped
+
+
+def validate_rows(
+    context: Context,
+    extractor: nn.Module,
+    dataset: ImageDataset,
+    rows: Rows,
+    data: DataSpec,
+    validation: ValidationSpec,
+) -> tuple[Evaluation, list[int]]:
+    """Embed and judge; what training does after an epoch. The rows left out come back too."""
+    embeddings, readable, skipped = embed_rows(context, extractor, dataset, data, validation)
+    return evaluate_rows(embeddings, rows, validation, context.reporter, readable=readable), skipped
+
+
+def skipped_paths(rows: Rows, skipped: list[int], reporter: Reporter) -> list[str]:
+    """The paths of skipped rows, counted aloud."""
+    paths = [str(rows.paths[row]) for row in skipped]
+    if paths:
+        shown = ", ".join(map(repr, paths[:3])) + (", ..." if len(paths) > 3 else "")
+        reporter.warn(f"{len(paths)} of {len(rows)} images could not be read and were skipped: {shown}")
+    return paths

@@ -1,0 +1,1 @@
+"""What a user may say: pydantic models only; never sees a component."""

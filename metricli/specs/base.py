@@ -1,0 +1,116 @@
+"""The base of every spec model: strict, closed, frozen, and with errors written for people."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    ModelWrapValidatorHandler,
+    ValidationError,
+    ValidationInfo,
+    model_validator,
+)
+from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
+
+from metricli.specs.suggest import did_you_mean
+
+EXPLAINED = "explained"
+HUB_PREFIXES = ("hf_hub:", "hf-hub:")
+
+
+def spec_error(message: str) -> PydanticCustomError:
+    """An error whose text reaches the user as it is; raise it in a validator of a spec or plugin."""
+    return PydanticCustomError(EXPLAINED, "{message}", {"message": message})
+
+
+class SpecModel(BaseModel):
+    """A block of a spec: unknown keys refused, no type coercion, immutable.
+
+    Validation errors are explained at the level where they arise, so nested plugins name their own keys.
+    """
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _explain_errors(cls, data: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        try:
+            return handler(data)
+        except ValidationError as error:
+            details = [_explain(cls, item) for item in error.errors(include_url=False)]
+            raise ValidationError.from_exception_data(cls.__name__, details) from None
+
+
+def _resolve_path(path: str, info: ValidationInfo) -> str:
+    base = (info.context or {}).get("base")
+    if path.startswith(HUB_PREFIXES):
+        return path
+    expanded = Path(path).expanduser()
+    return os.path.normpath(Path(base) / expanded) if base else str(expanded)
+
+
+SpecPath = Annotated[str, AfterValidator(_resolve_path)]
+"""A path relative to the spec file (to the working directory in Python); `hf_hub:` names pass as they are."""
+
+_TYPES = {
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "string": "text",
+    "list": "a list",
+    "dict": "a mapping",
+    "model": "a mapping",
+    "model_attributes": "a mapping",
+}
+_LIMITS = {
+    "greater_than": ("gt", "greater than"),
+    "greater_than_equal": ("ge", "at least"),
+    "less_than": ("lt", "less than"),
+    "less_than_equal": ("le", "at most"),
+}
+
+
+def _explain(model: type[BaseModel], error: ErrorDetails) -> InitErrorDetails:
+    kind, loc, given = error["type"], error["loc"], error["input"]
+    if kind == EXPLAINED:
+        message = error["msg"]
+    elif kind == "extra_forbidden":
+        message = "unknown key" + did_you_mean(str(loc[-1]), model.model_fields)
+        if not message.endswith("?"):
+            message += f"; known: {', '.join(model.model_fields)}"
+    else:
+        message = _sentence(kind, error.get("ctx", {}), given, error["msg"])
+    return InitErrorDetails(type=spec_error(message), loc=loc, input=given)
+
+
+def _sentence(kind: str, ctx: Mapping[str, Any], given: Any, fallback: str) -> str:
+    if kind == "missing":
+        return "required, but missing"
+    if kind in _LIMITS:
+        key, words = _LIMITS[kind]
+        return f"must be {words} {ctx[key]}, got {show(given)}"
+    if kind == "literal_error":
+        names = [word.strip("' ") for word in str(ctx["expected"]).replace(" or ", ", ").split(",")]
+        near = did_you_mean(given, names) if isinstance(given, str) else ""
+        return f"must be {ctx['expected']}, got {show(given)}{near}"
+    if kind == "finite_number":
+        return f"must be a finite number, got {show(given)}"
+    if kind in ("too_short", "too_long", "string_too_short"):
+        return "must not be empty" if kind != "too_long" else f"has more than {ctx['max_length']} items"
+    expected = _TYPES.get(kind.removesuffix("_type").removesuffix("_parsing"))
+    if expected:
+        got = "nothing (null)" if given is None else show(given)
+        return f"expected {expected}, got {got}"
+    return fallback[:1].lower() + fallback[1:]
+
+
+def show(value: Any) -> str:
+    """A short repr of a user's value for a message."""
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."

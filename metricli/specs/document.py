@@ -1,0 +1,209 @@
+"""YAML into plain data, with the line of every key, and none of YAML 1.1's traps.
+
+Scalars follow YAML 1.2's core schema: `1e-5` is a float, `on` and `1:30` are text, `010` is ten. Duplicate
+keys, tags, and files beyond the caps on size, depth and expanded aliases are refused.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import yaml
+
+from metricli.errors import Problem, SpecError
+
+MAX_BYTES = 1_000_000
+MAX_DEPTH = 32
+MAX_NODES = 100_000
+
+Path = tuple[str | int, ...]
+_TAG = "tag:yaml.org,2002:"
+
+
+@dataclass
+class Document:
+    """Plain data, where each key stands, and the problems found on the way."""
+
+    source: str
+    data: Any
+    lines: dict[Path, int] = field(default_factory=dict)
+    problems: list[Problem] = field(default_factory=list)
+    overridden: list[Path] = field(default_factory=list)
+
+    def line(self, path: Path) -> int | None:
+        """The line of a key, or of the nearest key above it."""
+        while path:
+            if path in self.lines:
+                return self.lines[path]
+            path = path[:-1]
+        return None
+
+    def is_overridden(self, path: Path) -> bool:
+        """Whether the value at `path` came from a `key=value` word."""
+        return any(path[: len(given)] == given for given in self.overridden)
+
+
+class _Loader(yaml.SafeLoader):
+    yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012
+    depth = 0
+
+    def compose_node(self, parent: Any, index: Any) -> yaml.Node | None:
+        self.depth += 1
+        if self.depth > MAX_DEPTH:
+            raise yaml.MarkedYAMLError(
+                problem=f"nested deeper than {MAX_DEPTH} levels", problem_mark=self.get_mark()
+            )
+        try:
+            return super().compose_node(parent, index)
+        finally:
+            self.depth -= 1
+
+
+for _tag, _pattern, _first in (
+    ("null", r"^(?:~|null|Null|NULL|)$", ["~", "n", "N", ""]),
+    ("bool", r"^(?:true|True|TRUE|false|False|FALSE)$", list("tTfF")),
+    ("int", r"^(?:[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+)$", list("-+0123456789")),
+    (
+        "float",
+        r"^(?:[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$",
+        list("-+0123456789."),
+    ),
+):
+    _Loader.add_implicit_resolver(_TAG + _tag, re.compile(_pattern), _first)
+
+
+def parse(text: str, source: str) -> Document:
+    """Parse one YAML document.
+
+    Raises:
+        SpecError: it is not YAML, or beyond a cap.
+    """
+    if len(text.encode("utf-8", "surrogatepass")) > MAX_BYTES:
+        raise SpecError(source, [Problem("", f"larger than {MAX_BYTES:,} bytes, too large for a spec")])
+    document = Document(source, None)
+    try:
+        loader = _Loader(text)
+        node = loader.get_single_node()
+        document.data = None if node is None else _Walker(document).value(node, ())
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        what = ", ".join(part for part in (error.context, error.problem) if part)
+        line = mark.line + 1 if mark else None
+        raise SpecError(source, [Problem("", f"not valid YAML: {what}", line=line)]) from None
+    except yaml.YAMLError as error:
+        what = str(error).splitlines()[0]
+        raise SpecError(source, [Problem("", f"not valid YAML: {what}")]) from None
+    return document
+
+
+class _Walker:
+    def __init__(self, document: Document) -> None:
+        self.document = document
+        self.nodes = 0
+
+    def value(self, node: yaml.Node, path: Path) -> Any:
+        self.nodes += 1
+        if self.nodes > MAX_NODES or len(path) > MAX_DEPTH:
+            what = f"aliases expand to more than {MAX_NODES:,} values or {MAX_DEPTH} levels"
+            raise yaml.MarkedYAMLError(problem=what, problem_mark=node.start_mark)
+        self.document.lines.setdefault(path, node.start_mark.line + 1)
+        if isinstance(node, yaml.MappingNode) and node.tag == _TAG + "map":
+            return self._mapping(node, path)
+        if isinstance(node, yaml.SequenceNode) and node.tag == _TAG + "seq":
+            return [self.value(item, (*path, i)) for i, item in enumerate(node.value)]
+        if isinstance(node, yaml.ScalarNode):
+            try:
+                return _scalar(node)
+            except (KeyError, ValueError):
+                pass
+        self._problem(path, node, f"the tag {node.tag.replace(_TAG, '!!')!r} is not allowed in a spec")
+        return None
+
+    def _mapping(self, node: yaml.MappingNode, path: Path) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for key_node, value_node in node.value:
+            if not isinstance(key_node, yaml.ScalarNode):
+                self._problem(path, key_node, "a key must be a word")
+                continue
+            key = key_node.value
+            if key in found:
+                first = self.document.lines[(*path, key)]
+                self._problem((*path, key), key_node, f"duplicate key, first given in line {first}")
+                continue
+            self.document.lines[(*path, key)] = key_node.start_mark.line + 1
+            found[key] = self.value(value_node, (*path, key))
+        return found
+
+    def _problem(self, path: Path, node: yaml.Node, message: str) -> None:
+        line = node.start_mark.line + 1
+        self.document.problems.append(Problem(dotted(path), message, line=line))
+
+
+def _scalar(node: yaml.ScalarNode) -> Any:
+    text = node.value
+    kind = node.tag.removeprefix(_TAG)
+    if kind == "str":
+        return text
+    if kind == "null":
+        return None
+    if kind == "bool":
+        return {"true": True, "false": False}[text.lower()]
+    if kind == "int":
+        return int(text, 0) if text.startswith(("0o", "0x")) else int(text)
+    if kind == "float":
+        return float(re.sub(r"\.(inf|nan)$", r"\1", text.lower()))
+    raise KeyError(kind)
+
+
+def dotted(path: Iterable[str | int]) -> str:
+    """`("loss", "miner", "name")` as `loss.miner.name`."""
+    return ".".join(map(str, path))
+
+
+def apply_override(document: Document, word: str) -> None:
+    """Set one `key.sub=value`; a mapping replaces, and a new `name` drops its siblings.
+
+    Raises:
+        SpecError: the word is no override, or its key leads through a value that is no mapping.
+    """
+    key, _, text = word.partition("=")
+    steps = key.strip().split(".")
+    if not all(steps):
+        raise SpecError("the command line", [Problem(key, f"{word!r} is not key=value")])
+    value = parse(text, f"the override {word!r}").data
+    if document.data is None:
+        document.data = {}
+    path: list[str | int] = []
+    place = document.data
+    for step in steps[:-1]:
+        place, found = _descend(place, step, word)
+        path.append(found)
+    found = _index(place, steps[-1], word)
+    path.append(found)
+    if found == "name" and isinstance(place, dict) and place.get("name") != value and len(path) > 1:
+        place.clear()
+    place[found] = value
+    document.overridden.append(tuple(path))
+
+
+def _descend(place: Any, step: str, word: str) -> tuple[Any, Any]:
+    found = _index(place, step, word)
+    inner = place.get(found) if isinstance(place, dict) else place[found]
+    if inner is None:
+        inner = {}
+    elif isinstance(inner, str):  # the shorthand `loss: triplet`
+        inner = {"name": inner}
+    place[found] = inner
+    return inner, found
+
+
+def _index(place: Any, step: str, word: str) -> Any:
+    if isinstance(place, dict):
+        return step
+    if isinstance(place, list) and step.isdigit() and int(step) < len(place):
+        return int(step)
+    what = f"{word!r} leads nowhere: {step!r} is inside {type(place).__name__} {place!r}"
+    raise SpecError("the command line", [Problem("", what)])

@@ -1,0 +1,176 @@
+"""From a file, a mapping or a spec object to a validated spec, with every problem at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from metricli.errors import Problem, SpecError, UsageError
+from metricli.specs.base import SpecModel
+from metricli.specs.document import Document, apply_override, dotted, parse
+from metricli.specs.plugin import PluginSpec
+from metricli.specs.suggest import did_you_mean
+from metricli.specs.train import TrainSpec
+from metricli.specs.validate import InferenceSpec
+
+if TYPE_CHECKING:
+    from metricli.data.facts import TableFacts
+
+S = TypeVar("S", bound=SpecModel)
+Source = str | Path | Mapping[str, Any] | SpecModel
+
+
+@dataclass(frozen=True)
+class Loaded(Generic[S]):
+    """A validated spec, the data it was written as, and the folder its paths start from."""
+
+    spec: S
+    document: Document
+    base: Path
+
+    @property
+    def written(self) -> dict[str, Any]:
+        """The spec as written, overrides applied."""
+        data: dict[str, Any] = self.document.data
+        return data
+
+
+def read_document(source: Source) -> tuple[Document, Path]:
+    """The data of a spec and the folder its paths are relative to.
+
+    Raises:
+        SpecError: a file that is no YAML.
+        UsageError: a file that cannot be read.
+    """
+    if isinstance(source, SpecModel):
+        return Document("the spec", source.model_dump(mode="json")), Path.cwd()
+    if isinstance(source, Mapping):
+        return Document("the spec", _plain_copy(source)), Path.cwd()
+    path = Path(source)
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except FileNotFoundError:
+        folder = path.parent
+        siblings = (
+            [p.name for p in folder.iterdir() if p.suffix in (".yaml", ".yml")] if folder.is_dir() else []
+        )
+        near = did_you_mean(path.name, siblings)
+        raise UsageError(
+            f"no spec file {str(path)!r}{near}", hint="`metricli init TABLE` writes one"
+        ) from None
+    except UnicodeDecodeError as error:
+        raise UsageError(
+            f"the spec {str(path)!r} is not UTF-8 text: {error.reason} at byte {error.start}"
+        ) from None
+    except OSError as error:
+        raise UsageError(f"cannot read the spec {str(path)!r}: {error.strerror}") from None
+    return parse(text, str(path)), path.absolute().parent
+
+
+def _plain_copy(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _plain_copy(item) for key, item in value.items()}
+    return [_plain_copy(item) for item in value] if isinstance(value, list) else value
+
+
+def load_spec(source: Source, model: type[S], overrides: Sequence[str] = ()) -> Loaded[S]:
+    """Read, override and validate a spec.
+
+    Raises:
+        SpecError: with every problem of the file, its plugins and the overrides.
+        UsageError: the file cannot be read.
+    """
+    if isinstance(source, model) and not overrides:
+        return Loaded(source, Document("the spec", source.model_dump(mode="json")), Path.cwd())
+    document, base = read_document(source)
+    return validate_document(document, base, model, overrides)
+
+
+def validate_document(
+    document: Document, base: Path, model: type[S], overrides: Sequence[str] = ()
+) -> Loaded[S]:
+    """Apply the overrides and validate.
+
+    Raises:
+        SpecError: with every problem.
+    """
+    for word in overrides:
+        apply_override(document, word)
+    problems = list(document.problems)
+    if document.data is None:
+        raise SpecError(document.source, [*problems, Problem("", "the spec is empty")])
+    if not isinstance(document.data, dict):
+        kind = type(document.data).__name__
+        raise SpecError(
+            document.source, [*problems, Problem("", f"expected a mapping of blocks, got a {kind}")]
+        )
+    try:
+        spec = model.model_validate(document.data, context={"base": str(base)})
+    except ValidationError as error:
+        for item in error.errors(include_url=False):
+            problems.append(_placed(document, tuple(item["loc"]), Problem("", item["msg"])))
+        raise SpecError(document.source, problems) from None
+    if problems:
+        raise SpecError(document.source, problems)
+    return Loaded(spec, document, base)
+
+
+def _placed(document: Document, loc: tuple[str | int, ...], problem: Problem) -> Problem:
+    if document.is_overridden(loc):
+        return replace(problem, path=dotted(loc), message=f"{problem.message} (from the command line)")
+    return replace(problem, path=dotted(loc), line=document.line(loc))
+
+
+def check_spec(loaded: Loaded[S], table: TableFacts | None) -> list[Problem]:
+    """Ask every plugin, and the spec itself, for problems between the blocks; the warnings come back.
+
+    Raises:
+        SpecError: at least one problem is an error (all of them are listed).
+    """
+    found = [
+        _placed(loaded.document, tuple(_steps(problem.path)), problem)
+        for problem in _problems(loaded.spec, table)
+    ]
+    errors = [problem for problem in found if problem.severity == "error"]
+    if errors:
+        raise SpecError(loaded.document.source, errors)
+    return found
+
+
+def _steps(path: str) -> list[str | int]:
+    return [int(step) if step.isdigit() else step for step in path.split(".") if step]
+
+
+def _problems(spec: SpecModel, table: TableFacts | None) -> Iterator[Problem]:
+    validation = getattr(spec, "validation", None)
+    if isinstance(validation, BaseModel) and getattr(validation, "monitor_problem", None):
+        yield Problem("validation.monitor", validation.monitor_problem)  # type: ignore[attr-defined]
+    if isinstance(spec, InferenceSpec) or not isinstance(spec, TrainSpec):
+        return
+    for path, plugin in plugins_of(spec):
+        try:
+            found = plugin.check(spec, table)
+        except Exception as error:  # a plugin is someone else's code
+            name = getattr(plugin, "name", "?")
+            what = f"the check of {plugin.singular} {name!r} failed: {type(error).__name__}: {error}"
+            found = [Problem("", what)]
+        for problem in found:
+            yield replace(problem, path=".".join(filter(None, (path, problem.path))))
+
+
+def plugins_of(model: BaseModel, path: str = "") -> Iterator[tuple[str, PluginSpec]]:
+    """Every plugin in a spec with its dotted path, outer ones first."""
+    for name in type(model).model_fields:
+        value = getattr(model, name)
+        place = f"{path}.{name}" if path else name
+        items = enumerate(value) if isinstance(value, list) else [(None, value)]
+        for i, item in items:
+            here = place if i is None else f"{place}.{i}"
+            if isinstance(item, PluginSpec):
+                yield here, item
+            if isinstance(item, BaseModel):
+                yield from plugins_of(item, here)

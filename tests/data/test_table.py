@@ -1,0 +1,136 @@
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from metricli.data.facts import TableFacts
+from metricli.data.table import folder_table, read_table
+from metricli.errors import DataError
+
+HEADER = "label,path,split,is_query,is_gallery,category,sequence,x_1,x_2,y_1,y_2"
+LINES = [
+    "b,b/1.jpg,train,,,c1,,,,,",
+    "b,b/2.jpg,train,,,c2,,,,,",
+    "a,a/1.jpg,train,,,,,,,,",
+    "v,v/1.jpg,validation,true,0,c3,s1,10,20,5,15.0",
+    "v,v/2.jpg,validation,FALSE,1,c3,,,,,",
+    "t,t/1.jpg,test,False,True,,,,,,",
+]
+
+
+def test_a_split_as_arrays(table, tmp_path):
+    rows = table(*LINES, header=HEADER).split("validation")
+    assert len(rows) == 2
+    assert rows.index.tolist() == [3, 4]
+    assert rows.index.dtype == np.int64
+    assert rows.labels.tolist() == ["v", "v"]
+    assert rows.categories.tolist() == ["c3", "c3"]
+    assert rows.sequences.tolist() == ["s1", ""]
+    assert rows.is_query.tolist() == [True, False]
+    assert rows.is_gallery.tolist() == [False, True]
+    assert rows.boxes.tolist() == [[10, 5, 20, 15], [-1, -1, -1, -1]]
+    assert rows.boxes.dtype == np.int32
+    assert rows.file(0) == tmp_path / "v/1.jpg"
+
+
+def test_other_splits_and_all(table):
+    made = table(*LINES, header=HEADER)
+    assert made.split("test").paths.tolist() == ["t/1.jpg"]
+    assert made.split("all").index.tolist() == [0, 1, 2, 3, 4, 5]
+    assert len(made.split("nothing")) == 0
+    assert made.columns == frozenset(HEADER.split(","))
+
+
+def test_no_box_columns_give_no_boxes(table):
+    rows = table("a,1.jpg,train,,").split("all")
+    assert rows.boxes is None
+    assert rows.categories.tolist() == [""]
+
+
+def test_a_table_of_paths_is_enough_to_predict(table):
+    made = table("1.jpg", "2.jpg", header="path", need="predict")
+    assert made.split("all").labels.tolist() == ["", ""]
+    assert made.frame["split"].tolist() == ["", ""]
+    assert made.columns == {"path"}
+
+
+def test_root_replaces_the_folder_of_the_table(tmp_path):
+    (tmp_path / "t.csv").write_text("path\n1.jpg\n")
+    assert (
+        read_table(tmp_path / "t.csv", root="/images", need="predict").split("all").file(0).as_posix()
+        == "/images/1.jpg"
+    )
+    assert read_table(tmp_path / "t.csv", need="predict").root == tmp_path
+
+
+def test_evaluate_needs_the_flags(tmp_path):
+    (tmp_path / "t.csv").write_text("label,path,split,is_gallery\na,1.jpg,validation,1\n")
+    with pytest.raises(
+        DataError, match="has no column 'is_query'; found 'label', 'path', 'split', 'is_gallery'"
+    ):
+        read_table(tmp_path / "t.csv", need="evaluate")
+
+
+def test_facts(table):
+    assert table(*LINES, header=HEADER).facts() == TableFacts(
+        rows=6,
+        train_rows=3,
+        train_labels=2,
+        validation_rows=2,
+        train_categories=2,
+        has_sequences=True,
+        instances_min=1,
+        instances_median=1.5,
+        instances_max=2,
+        labels_with_one_instance=1,
+        labels_in_two_categories=["b"],
+        uncategorised_labels=1,
+    )
+
+
+def test_facts_without_train_rows(table):
+    facts = table("a,1.jpg,validation,1,1").facts()
+    assert (facts.train_rows, facts.train_labels, facts.instances_median) == (0, 0, 0.0)
+    assert (facts.train_categories, facts.has_sequences, facts.uncategorised_labels) == (0, False, 0)
+
+
+def test_facts_import_neither_pandas_nor_numpy():
+    code = "import sys, metricli.data.facts; print({'pandas', 'numpy', 'pyarrow'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"
+
+
+def test_the_data_room_does_not_import_torch():
+    code = "import sys, metricli.data.inspection; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
+
+
+def test_a_folder_in_a_fixed_order(tmp_path):
+    for name in ["b/2.PNG", "b.jpg", "a/1.jpeg", "a/notes.txt", "README", "a/10.webp"]:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    made, others = folder_table(tmp_path)
+    assert made.split("all").paths.tolist() == ["a/1.jpeg", "a/10.webp", "b.jpg", "b/2.PNG"]
+    assert others == {"": 1, ".txt": 1}
+    assert (made.root, made.source, made.columns) == (tmp_path, tmp_path, {"path"})
+
+
+def test_folders_without_images(tmp_path):
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(DataError) as caught:
+        folder_table(tmp_path)
+    assert caught.value.message == f"no images in {tmp_path}"
+    assert caught.value.hint.startswith("expected files ending in .avif, .bmp, ")
+    with pytest.raises(DataError, match="does not exist; check the path"):
+        folder_table(tmp_path / "none")
+    with pytest.raises(DataError, match="is a file, expected a folder of images"):
+        folder_table(tmp_path / "notes.txt")
+
+
+def test_a_file_name_that_is_not_utf8(tmp_path):
+    (tmp_path / "caf\udce9.jpg").touch()
+    with pytest.raises(DataError) as caught:
+        folder_table(tmp_path)
+    assert caught.value.message == f"the name of 'caf\\udce9.jpg' in {tmp_path} is not UTF-8"
