@@ -220,10 +220,13 @@ def inspect_dataset(
 
     if Path(table).suffix not in (".yaml", ".yml"):
         return inspect_table(table, root=root, deep=deep, on_progress=on_progress)
+    from metricli.errors import UsageError
     from metricli.specs.load import load_spec
-    from metricli.specs.train import TrainSpec
+    from metricli.specs.validate import ValidateSpec
 
-    data = load_spec(table, TrainSpec).spec.data
+    data = load_spec(table, ValidateSpec).spec.data
+    if data is None:
+        raise UsageError(f"the spec {str(table)!r} has no data block", hint="give data: {table: ...}")
     return inspect_table(
         data.table,
         root=root or data.root,

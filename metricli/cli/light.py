@@ -118,8 +118,8 @@ extractor:
 transforms:
   train: {{name: augment, size: {size}}}
   eval: {{name: resize_normalize, size: {size}}}
-sampler:                 # {why}
-  name: balanced
+sampler:
+{why}  name: balanced
   n_labels: {n_labels}
   n_instances: {n_instances}
 loss:
@@ -165,7 +165,7 @@ def init(source: Path, target: Path | None) -> None:
         labels=facts.train_labels,
         validation=facts.validation_rows,
         size=min(224, max(32, round(max(sides) / 32) * 32)) if sides else 224,
-        why=" ".join(found.suggested["why"]),
+        why="".join(f"  # {reason}\n" for reason in found.suggested["why"]),
         n_labels=found.suggested["n_labels"],
         n_instances=found.suggested["n_instances"],
     )

@@ -104,7 +104,8 @@ def validated(report: ValidateReport) -> None:
     metrics_table(report.metrics)
     out(
         f"{report.queries} queries ({report.queries_without_match} without match), "
-        f"{report.gallery} gallery rows; {report.distance} distance; split {report.split}; embeddings: {report.embeddings}"
+        f"{report.gallery} gallery rows; {report.distance} distance; "
+        f"split {report.split}; embeddings: {report.embeddings}"
     )
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import multiprocessing.context
 import random
 import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -161,13 +163,19 @@ def _start_worker(_worker: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
 
 
+def _worker_context() -> multiprocessing.context.BaseContext:
+    """Workers forked from a server that has imported this module and run nothing."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    return context
+
+
 def image_loader(
     dataset: ImageDataset,
     batches: Iterable[Sequence[int | Place]],
     *,
     num_workers: int,
     pin_memory: bool = False,
-    context: Literal["forkserver", "spawn"] | None = None,
 ) -> DataLoader[Item]:
     """A loader of `Batch`es in the order of `batches`; the same batches for any number of workers.
 
@@ -184,5 +192,5 @@ def image_loader(
         persistent_workers=True,
         prefetch_factor=4,
         pin_memory=pin_memory,
-        multiprocessing_context=context or "forkserver",
+        multiprocessing_context=_worker_context(),
     )

@@ -47,7 +47,8 @@ class Context:
         """Processes that decode: as asked, or by the size of the set and the cores."""
         if asked is not None:
             return asked
-        return 0 if images <= SMALL_SET else min(4, len(os.sched_getaffinity(0)))
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return 0 if images <= SMALL_SET else min(4, cores)
 
 
 def open_context(compute: ComputeSpec, reporter: Reporter, precision: Precision = "fp32") -> Context:

@@ -103,7 +103,7 @@ def new_run_directory(name: str, at: str | Path | None) -> RunDirectory:
 
 def newest_run(folder: Path, *, name: str | None = None, file: str = "best") -> RunDirectory | None:
     """The run below `folder` whose best (or last) checkpoint is the newest, of that name if given."""
-    pattern = f"{name}-*" if name else "*"
+    pattern = f"{name}-????????T??????Z-????" if name else "*"
     runs = [RunDirectory(path) for path in folder.glob(pattern) if path.is_dir()]
     found = [
         (getattr(run, file).stat().st_mtime_ns, run.path) for run in runs if getattr(run, file).is_file()

@@ -16,16 +16,27 @@ from metricli.specs.data import DataSpec
 Sink = Callable[[np.ndarray, Tensor], None]
 
 
+class RowLoader:
+    """Every row of a data set once, in order, in batches; its workers live as long as it does."""
+
+    def __init__(
+        self, context: Context, dataset: ImageDataset, *, batch_size: int, num_workers: int | None
+    ) -> None:
+        rows = range(len(dataset))
+        self.dataset = dataset
+        self.batches = [
+            list(rows[start : start + batch_size]) for start in range(0, len(dataset), batch_size)
+        ]
+        self.loader = image_loader(
+            dataset,
+            self.batches,
+            num_workers=context.workers(num_workers, len(dataset)),
+            pin_memory=context.device.type == "cuda",
+        )
+
+
 def embed(
-    context: Context,
-    extractor: nn.Module,
-    dataset: ImageDataset,
-    sink: Sink,
-    *,
-    data: DataSpec,
-    batch_size: int,
-    num_workers: int | None,
-    name: str,
+    context: Context, extractor: nn.Module, rows: RowLoader, sink: Sink, *, data: DataSpec, name: str
 ) -> list[int]:
     """Call `sink(rows (B,), embeddings (B, D) on the device)` for each batch; the rows left out come back.
 
@@ -36,14 +47,7 @@ def embed(
         DataError: an image cannot be read, and `data.on_bad_image` is "raise".
         NonFiniteError: an embedding is NaN or infinite.
     """
-    rows = range(len(dataset))
-    batches = [list(rows[start : start + batch_size]) for start in range(0, len(dataset), batch_size)]
-    loader = image_loader(
-        dataset,
-        batches,
-        num_workers=context.workers(num_workers, len(dataset)),
-        pin_memory=context.device.type == "cuda",
-    )
+    dataset = rows.dataset
     dtype = next((p.dtype for p in extractor.parameters()), torch.float32)
     skipped: list[int] = []
     was_training = extractor.training
@@ -51,7 +55,7 @@ def embed(
     context.reporter.begin(name, len(dataset), "image")
     try:
         with torch.inference_mode():
-            for asked, batch in zip(batches, loader, strict=True):
+            for asked, batch in zip(rows.batches, rows.loader, strict=True):
                 refuse_bad(batch.bad, data)
                 skipped += [row for row, _ in batch.bad]
                 if len(batch.rows):

@@ -123,10 +123,12 @@ class FeatureFile:
 
     def write(self, at: np.ndarray, features: np.ndarray) -> None:
         """Take features (B, D) of the rows `at` (B,), rising; rows passed over stay NaN."""
-        for row, feature in zip(at.tolist(), features, strict=True):
-            while row >= self._start + len(self._block):
+        while len(at):
+            inside = int(np.searchsorted(at, self._start + len(self._block)))
+            self._block[at[:inside] - self._start] = features[:inside]
+            at, features = at[inside:], features[inside:]
+            if len(at):
                 self._flush()
-            self._block[row - self._start] = feature
 
     def _flush(self) -> None:
         assert self._writer is not None

@@ -30,9 +30,10 @@ class Learner:
     spec: TrainSpec
 
     def __post_init__(self) -> None:
-        accelerator = self.context.accelerator
-        prepared = accelerator.prepare(self.extractor, self.loss, self.optimizer)
-        self._model, self._loss, self._optimizer = prepared
+        # The loss stays as it is: Accelerate would autocast it, and logits and distances want float32.
+        self._model, self._optimizer = self.context.accelerator.prepare(self.extractor, self.optimizer)
+        backbone = getattr(self.extractor, "backbone", self.extractor)
+        self._freezable = [p for p in backbone.parameters() if p.requires_grad]
 
     @property
     def parameters(self) -> list[nn.Parameter]:
@@ -48,11 +49,11 @@ class Learner:
         """Training mode; the backbone frozen, its batch norm included, in the first `freeze_epochs`."""
         frozen = epoch < self.spec.training.freeze_epochs
         self._model.train()
-        self._loss.train()
-        backbone = getattr(self.extractor, "backbone", self.extractor)
-        backbone.requires_grad_(not frozen)
+        self.loss.train()
+        for parameter in self._freezable:
+            parameter.requires_grad_(not frozen)
         if frozen:
-            backbone.eval()
+            getattr(self.extractor, "backbone", self.extractor).eval()
         return frozen
 
     def step(self, batch: Batch, step: int) -> dict[str, float]:
@@ -65,7 +66,7 @@ class Learner:
         torch.manual_seed(_noise_seed(self.spec.seed, step, accelerator.process_index))
         images = batch.images.to(self.context.device, self.context.dtype, non_blocking=True)
         labels = batch.labels.to(self.context.device, non_blocking=True)
-        loss: Tensor = self._loss(self._model(images), labels)
+        loss: Tensor = self.loss(self._model(images), labels)
         if not bool(torch.isfinite(loss)):
             raise _non_finite("loss", step)
         values = {"loss": float(loss.detach())}

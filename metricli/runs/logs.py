@@ -3,11 +3,54 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, Self
 
 from metricli.reports import OVERALL, Reporter
 from metricli.runs.directory import RunDirectory
 from metricli.specs.kinds import Logger, LoggerSpec
+
+
+class Transcript:
+    """A reporter that passes everything on, says each warning once, and keeps the lines for log.txt."""
+
+    def __init__(self, reporter: Reporter) -> None:
+        self.reporter = reporter
+        self.begin, self.advance, self.end = reporter.begin, reporter.advance, reporter.end
+        self._warned: set[str] = set()
+        self._lines: list[str] = []
+        self._path: Path | None = None
+
+    def write_to(self, path: Path) -> None:
+        """Append what was said so far, and from now on, to a file."""
+        self._path = path
+        self._keep(*self._lines)
+
+    def _keep(self, *lines: str) -> None:
+        if self._path is None:
+            self._lines += lines
+            return
+        now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        with self._path.open("a", encoding="utf-8") as file:
+            file.writelines(f"{now} {line}\n" for line in lines)
+
+    def say(self, message: str) -> None:
+        """Pass on and keep."""
+        self._keep(message)
+        self.reporter.say(message)
+
+    def warn(self, message: str) -> None:
+        """Pass on and keep, once."""
+        if message not in self._warned:
+            self._warned.add(message)
+            self._keep(f"warning: {message}")
+            self.reporter.warn(message)
+
+    def epoch(self, row: Mapping[str, float | int | str]) -> None:
+        """Pass on and keep."""
+        self._keep("  ".join(f"{name} {value}" for name, value in row.items()))
+        self.reporter.epoch(row)
 
 
 class Logs:

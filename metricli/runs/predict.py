@@ -16,7 +16,7 @@ from metricli.reports import PredictReport, Reporter
 from metricli.runs.checkpoints import read_best
 from metricli.runs.context import open_context
 from metricli.runs.directory import find_checkpoint
-from metricli.runs.embed import embed
+from metricli.runs.embed import RowLoader, embed
 from metricli.runs.features import FeatureFile, check_out
 from metricli.runs.parts import (
     image_dataset,
@@ -62,7 +62,9 @@ def predict(
     context = open_context(spec.compute, reporter)
     extractor, _ = inference_extractor(spec, best, context)
     dataset = image_dataset(rows, spec.transforms.eval.build(), block)
-    file = FeatureFile(target, rows, spec.prediction.dtype)
+    options = spec.prediction
+    loader = RowLoader(context, dataset, batch_size=options.batch_size, num_workers=options.num_workers)
+    file = FeatureFile(target, rows, options.dtype)
 
     def keep(at: np.ndarray, features: Tensor) -> None:
         if not file.dim:
@@ -71,16 +73,7 @@ def predict(
 
     done = False
     try:
-        skipped = embed(
-            context,
-            extractor,
-            dataset,
-            keep,
-            data=block,
-            batch_size=spec.prediction.batch_size,
-            num_workers=spec.prediction.num_workers,
-            name="predict",
-        )
+        skipped = embed(context, extractor, loader, keep, data=block, name="predict")
         if not file.dim:
             raise DataError(f"none of the {len(rows)} images could be read")
         file.finish(skipped, {"ckpt": str(path), "ckpt_sha256": file_sha256(path), "split": split})

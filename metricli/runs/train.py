@@ -15,6 +15,7 @@ from metricli.runs.checkpoints import read_last, save_best
 from metricli.runs.context import Context, StopFlag, open_context, stop_on_signals
 from metricli.runs.directory import RUNS, RunDirectory, new_run_directory, newest_run
 from metricli.runs.embed import refuse_bad
+from metricli.runs.evaluate import evaluate_rows
 from metricli.runs.history import (
     Progress,
     is_lower_better,
@@ -25,10 +26,10 @@ from metricli.runs.history import (
     save,
 )
 from metricli.runs.learner import Learner, build_learner
-from metricli.runs.logs import Logs
+from metricli.runs.logs import Logs, Transcript
 from metricli.runs.parts import image_dataset, open_table
 from metricli.runs.trainset import TrainSet, build_train_set
-from metricli.runs.validate import skipped_paths, validate_rows
+from metricli.runs.validate import embed_rows, row_loader, skipped_paths
 from metricli.specs.load import Loaded, check_spec
 from metricli.specs.train import TrainSpec
 
@@ -41,7 +42,7 @@ def train(
     Raises:
         MetricliError: see errors.py for the kinds.
     """
-    spec = loaded.spec
+    spec, reporter = loaded.spec, Transcript(reporter)
     run, resuming = choose_run(spec, run_dir, resume, reporter)
     if resuming:
         finished = finished_report(run, spec)
@@ -61,9 +62,11 @@ def train(
     progress = restore(run, learner, data.labels) if resuming else Progress()
     if resuming:
         run.forget_after(progress.step)
+        reporter.write_to(run.log)
         reporter.say(f"going on with {run.path} at epoch {progress.epoch + 1}, step {progress.step + 1}")
     else:
         run.start(spec.model_dump(mode="json"))
+        reporter.write_to(run.log)
         reporter.say(f"run directory {run.path}")
     with Logs(run, spec.loggers, reporter) as logs, stop_on_signals() as stop:
         training = Training(
@@ -93,7 +96,8 @@ class Training:
         self.reporter, self.warnings = context.reporter, warnings
         self.eval_transform = self.spec.transforms.eval.build()
         self.validation_rows = validation_rows
-        self.validation_set = image_dataset(validation_rows, self.eval_transform, self.spec.data)
+        dataset = image_dataset(validation_rows, self.eval_transform, self.spec.data)
+        self.validation_loader = row_loader(context, dataset, self.spec.validation)
         if len(validation_rows) == 0:
             self.warn(
                 "the table has no validation rows: nothing is judged, and best.ckpt is the last epoch's"
@@ -185,15 +189,12 @@ class Training:
         """Judge the validation rows; no metrics if there are none."""
         if len(self.validation_rows) == 0:
             return {}
-        found, skipped = validate_rows(
-            self.context,
-            self.learner.extractor,
-            self.validation_set,
-            self.validation_rows,
-            self.spec.data,
-            self.spec.validation,
+        rows, validation = self.validation_rows, self.spec.validation
+        embeddings, readable, skipped = embed_rows(
+            self.context, self.learner.extractor, self.validation_loader, self.spec.data
         )
-        paths = skipped_paths(self.validation_rows, skipped, self.reporter)
+        found = evaluate_rows(embeddings, rows, validation, self.reporter, readable=readable)
+        paths = skipped_paths(rows, skipped, self.reporter)
         self.progress.skipped += [path for path in paths if path not in self.progress.skipped]
         self.warnings += [message for message in found.warnings if message not in self.warnings]
         return found.metrics

@@ -16,8 +16,8 @@ from metricli.reports import Reporter, ValidateReport
 from metricli.runs.checkpoints import read_best
 from metricli.runs.context import Context, open_context
 from metricli.runs.directory import find_checkpoint
-from metricli.runs.embed import embed
-from metricli.runs.evaluate import Evaluation, evaluate_rows
+from metricli.runs.embed import RowLoader, embed
+from metricli.runs.evaluate import evaluate_rows
 from metricli.runs.features import read_features
 from metricli.runs.parts import (
     image_dataset,
@@ -74,7 +74,8 @@ def validate(
         context = open_context(spec.compute, reporter)
         extractor, origin = inference_extractor(spec, best, context)
         dataset = image_dataset(rows, spec.transforms.eval.build(), block)
-        embeddings, readable, skipped = embed_rows(context, extractor, dataset, block, spec.validation)
+        loader = row_loader(context, dataset, spec.validation)
+        embeddings, readable, skipped = embed_rows(context, extractor, loader, block)
     found = evaluate_rows(embeddings, rows, spec.validation, reporter, readable=readable)
     return ValidateReport(
         metrics=found.metrics,
@@ -142,43 +143,27 @@ def evaluate(
     )
 
 
+def row_loader(context: Context, dataset: ImageDataset, validation: ValidationSpec) -> RowLoader:
+    """The loader of the rows to judge."""
+    return RowLoader(context, dataset, batch_size=validation.batch_size, num_workers=validation.num_workers)
+
+
 def embed_rows(
-    context: Context, extractor: nn.Module, dataset: ImageDataset, data: DataSpec, validation: ValidationSpec
+    context: Context, extractor: nn.Module, loader: RowLoader, data: DataSpec
 ) -> tuple[Tensor, np.ndarray, list[int]]:
     """Embeddings (N, D) of all rows on the device, which rows (N,) were readable, and those that were not."""
+    count = len(loader.dataset)
     held: list[Tensor] = []
 
     def keep(rows: np.ndarray, found: Tensor) -> None:
         if not held:
-            held.append(torch.zeros(len(dataset), found.shape[1], dtype=found.dtype, device=found.device))
+            held.append(torch.zeros(count, found.shape[1], dtype=found.dtype, device=found.device))
         held[0][torch.from_numpy(rows).to(found.device)] = found
 
-    skipped = embed(
-        context,
-        extractor,
-        dataset,
-        keep,
-        data=data,
-        batch_size=validation.batch_size,
-        num_workers=validation.num_workers,
-        name="embed",
-    )
-    readable = np.ones(len(dataset), dtype=bool)
+    skipped = embed(context, extractor, loader, keep, data=data, name="embed")
+    readable = np.ones(count, dtype=bool)
     readable[skipped] = False
-    return held[0] if held else torch.zeros(len(dataset), 1), readable, skipped
-
-
-def validate_rows(
-    context: Context,
-    extractor: nn.Module,
-    dataset: ImageDataset,
-    rows: Rows,
-    data: DataSpec,
-    validation: ValidationSpec,
-) -> tuple[Evaluation, list[int]]:
-    """Embed and judge; what training does after an epoch. The rows left out come back too."""
-    embeddings, readable, skipped = embed_rows(context, extractor, dataset, data, validation)
-    return evaluate_rows(embeddings, rows, validation, context.reporter, readable=readable), skipped
+    return held[0] if held else torch.zeros(count, 1), readable, skipped
 
 
 def skipped_paths(rows: Rows, skipped: list[int], reporter: Reporter) -> list[str]:
