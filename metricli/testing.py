@@ -6,9 +6,11 @@ trip, and that what it builds does what its kind promises on a small example.
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Mapping
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import metricli.specs.kinds  # noqa: F401  (fills KINDS)
@@ -56,13 +58,15 @@ def check_plugin(
     return plugin
 
 
+@cache
 def _check_import(module: str) -> None:
-    code = f"import sys, {module}; print([m for m in {_HEAVY!r} if m in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    found = done.stdout.strip()
-    assert found == "[]", (
-        f"importing {module} imports {found}; import them inside build(): {done.stderr[-300:]}"
-    )
+    code = f"import sys, {module}; print(*[m for m in {_HEAVY!r} if m in sys.modules], sep=', ')"
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=env)
+    reason = done.stderr.strip().rpartition("\n")[2]
+    assert done.returncode == 0, f"a fresh process cannot import {module}: {reason}"
+    heavy = done.stdout.strip()
+    assert not heavy, f"importing {module} imports {heavy}; import inside build() instead"
 
 
 def _try_loss(plugin: Any) -> None:

@@ -58,18 +58,21 @@ class Triplet(LossSpec):
         problems = super().check(spec, table)
         farthest = self._farthest(spec.extractor.normalize)
         if self.squared and self.distance == "cosine":
-            problems.append(Problem("squared", "squares euclidean distances, and the distance is cosine"))
+            problems.append(
+                Problem("squared", "squares euclidean distances, and the distance is cosine; remove it")
+            )
         if self.margin is None and farthest:
             problems.append(
                 Problem(
                     "margin",
-                    f"a soft margin on normalised embeddings: distances of at most {farthest} starve "
-                    "its gradient; set a margin such as 0.2, or extractor.normalize: false and euclidean",
+                    f"a soft margin wants distances without a bound, and these are at most {farthest}, which "
+                    "starves its gradient; set a margin such as 0.2, or " + self._unbounded(),
                 )
             )
         elif self.margin is not None and farthest and self.margin >= farthest:
             what = (
-                f"distances are at most {farthest} here, so no triplet can keep a margin of {self.margin:g}"
+                f"distances are at most {farthest} here, so no triplet can keep a margin of {self.margin:g}; "
+                "near 0.2 is usual"
             )
             problems.append(Problem("margin", what))
         elif self.margin is not None and farthest and self.margin > 0.3 * farthest:
@@ -77,7 +80,10 @@ class Triplet(LossSpec):
             problems.append(Problem("margin", what, severity="warning"))
         mined = getattr(self.miner, "distance", self.distance)
         if mined != self.distance and not spec.extractor.normalize:
-            what = f"mines by {mined} distance and the loss is {self.distance}: unnormalised they rank apart"
+            what = (
+                f"mines by {mined} distance and the loss is {self.distance}, which rank embeddings that are "
+                f"not normalised differently; set it to {self.distance!r}"
+            )
             problems.append(Problem("miner.distance", what))
         return problems
 
@@ -86,6 +92,11 @@ class Triplet(LossSpec):
         if self.distance == "cosine":
             return 2
         return (4 if self.squared else 2) if normalized else None
+
+    def _unbounded(self) -> str:
+        return "extractor.normalize: false" + (
+            " and distance: euclidean" if self.distance == "cosine" else ""
+        )
 
 
 class ArcFace(LossSpec):
@@ -129,7 +140,9 @@ class ArcFace(LossSpec):
         if self.label_smoothing + self.category_smoothing >= 1:
             total = f"{self.label_smoothing:g} + {self.category_smoothing:g}"
             problems.append(
-                Problem("category_smoothing", f"the two smoothings leave nothing to the label: {total}")
+                Problem(
+                    "category_smoothing", f"the two smoothings must leave a share to the label: {total} >= 1"
+                )
             )
         if self.scale < 4:
             what = f"{self.scale:g} is so low that the softmax stays flat; 16 to 64 is usual"

@@ -32,11 +32,14 @@ class _Balanced(SamplerSpec):
         return self.n_labels
 
     def check(self, spec: Any, table: TableFacts | None) -> list[Problem]:
-        """A batch cannot hold more labels than there are."""
+        """A batch cannot hold more labels than there are, nor a single one where negatives are needed."""
         problems = super().check(spec, table)
-        if table is not None and self.labels_per_batch() > table.train_labels:
-            asked, there = self.labels_per_batch(), table.train_labels
-            what = f"a batch of {asked} labels, and the table has {there} train labels"
+        asked = self.labels_per_batch()
+        if asked < 2 and spec.loss.needs_positives:
+            what = "a batch of 1 label holds no negatives; 2 at least, 8 is usual"
+            problems.append(Problem("n_labels", what))
+        if table is not None and asked > table.train_labels:
+            what = f"a batch of {asked} labels, and the table has {table.train_labels} train labels; lower it"
             problems.append(Problem("n_labels", what))
         return problems
 
@@ -73,7 +76,8 @@ class _CategoryBalanced(_Balanced):
         """A batch cannot hold more categories than there are."""
         problems = super().check(spec, table)
         if table is not None and 0 < table.train_categories < self.n_categories:
-            what = f"a batch of {self.n_categories} categories, and the table has {table.train_categories}"
+            asked, there = self.n_categories, table.train_categories
+            what = f"a batch of {asked} categories, and the table has {there}; lower it"
             problems.append(Problem("n_categories", what))
         return problems
 

@@ -42,7 +42,7 @@ class _ClosedForm(SchedulerSpec):
         """A warm-up that outlasts the run never reaches the rate."""
         problems = super().check(spec, table)
         if self.warmup_epochs >= spec.training.epochs:
-            what = f"{self.warmup_epochs:g} epochs of warm-up in a run of {spec.training.epochs}"
+            what = f"must be below training.epochs, {spec.training.epochs}, got {self.warmup_epochs:g}"
             problems.append(Problem("warmup_epochs", what))
         return problems
 

@@ -108,7 +108,12 @@ class TimmTransform(TransformSpec):
     crop_pct: float | None = Field(
         None, gt=0, le=1, description="centre crop share instead of the model's own"
     )
-    interpolation: str | None = Field(None, description="interpolation instead of the model's own")
+    crop_mode: Literal["center", "squash", "border"] | None = Field(
+        None, description="how another aspect fits, instead of the model's own: cut, squeezed, or padded"
+    )
+    interpolation: Literal["bilinear", "bicubic", "nearest", "nearest-exact"] | None = Field(
+        None, description="interpolation instead of the model's own"
+    )
     mean: Channels | None = Field(None, description="mean instead of the model's own")
     std: Channels | None = Field(None, description="standard deviation instead of the model's own")
 

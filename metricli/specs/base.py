@@ -29,6 +29,12 @@ def spec_error(message: str) -> PydanticCustomError:
     return PydanticCustomError(EXPLAINED, "{message}", {"message": message})
 
 
+def error_at(loc: tuple[str | int, ...], message: str, given: Any = None) -> ValidationError:
+    """The same at a place below the model whose validator raises it."""
+    details = InitErrorDetails(type=spec_error(message), loc=loc, input=given)
+    return ValidationError.from_exception_data("spec", [details])
+
+
 class SpecModel(BaseModel):
     """A block of a spec: unknown keys refused, no type coercion, immutable.
 
@@ -51,7 +57,9 @@ def _resolve_path(path: str, info: ValidationInfo) -> str:
     base = (info.context or {}).get("base")
     if path.startswith(HUB_PREFIXES):
         return path
-    expanded = Path(path).expanduser()
+    if not path:
+        raise spec_error("must not be empty")
+    expanded = Path(os.path.expanduser(path))  # unlike Path.expanduser, leaves an unknown ~user as it is
     return os.path.normpath(Path(base) / expanded) if base else str(expanded)
 
 
@@ -94,23 +102,30 @@ def _sentence(kind: str, ctx: Mapping[str, Any], given: Any, fallback: str) -> s
         return "required, but missing"
     if kind in _LIMITS:
         key, words = _LIMITS[kind]
-        return f"must be {words} {ctx[key]}, got {show(given)}"
+        limit = int(ctx[key]) if float(ctx[key]).is_integer() else ctx[key]
+        return f"must be {words} {limit}, got {show(given)}"
     if kind == "literal_error":
         names = [word.strip("' ") for word in str(ctx["expected"]).replace(" or ", ", ").split(",")]
         near = did_you_mean(given, names) if isinstance(given, str) else ""
         return f"must be {ctx['expected']}, got {show(given)}{near}"
     if kind == "finite_number":
         return f"must be a finite number, got {show(given)}"
-    if kind in ("too_short", "too_long", "string_too_short"):
-        return "must not be empty" if kind != "too_long" else f"has more than {ctx['max_length']} items"
-    expected = _TYPES.get(kind.removesuffix("_type").removesuffix("_parsing"))
+    if kind in ("too_short", "too_long"):
+        limit = f"at least {ctx['min_length']}" if kind == "too_short" else f"at most {ctx['max_length']}"
+        return f"expected a list of {limit} items, got {show(given)}"
+    if kind == "string_pattern_mismatch":
+        return f"must match {ctx['pattern']}, got {show(given)}"
+    if kind in ("value_error", "assertion_error"):  # raised by a plugin's own validator
+        return str(ctx["error"])
+    expected = _TYPES.get(kind.removesuffix("_type"))
     if expected:
-        got = "nothing (null)" if given is None else show(given)
-        return f"expected {expected}, got {got}"
+        return f"expected {expected}, got {show(given)}"
     return fallback[:1].lower() + fallback[1:]
 
 
 def show(value: Any) -> str:
     """A short repr of a user's value for a message."""
+    if value is None:
+        return "nothing (null)"
     text = repr(value)
     return text if len(text) <= 60 else text[:57] + "..."

@@ -32,6 +32,10 @@ class Document:
     lines: dict[Path, int] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
     overridden: list[Path] = field(default_factory=list)
+    expanded: list[Path] = field(default_factory=list)
+    """Where an override made a mapping of nothing, or of the shorthand `loss: triplet`."""
+    unread: list[Path] = field(default_factory=list)
+    """Where a value stands that could not be read: nothing more is said of it."""
 
     def line(self, path: Path) -> int | None:
         """The line of a key, or of the nearest key above it."""
@@ -43,7 +47,11 @@ class Document:
 
     def is_overridden(self, path: Path) -> bool:
         """Whether the value at `path` came from a `key=value` word."""
-        return any(path[: len(given)] == given for given in self.overridden)
+        return path in self.expanded or any(path[: len(given)] == given for given in self.overridden)
+
+
+class _TooMuch(yaml.MarkedYAMLError):
+    """Good YAML, but beyond a cap."""
 
 
 class _Loader(yaml.SafeLoader):
@@ -53,9 +61,8 @@ class _Loader(yaml.SafeLoader):
     def compose_node(self, parent: Any, index: Any) -> yaml.Node | None:
         self.depth += 1
         if self.depth > MAX_DEPTH:
-            raise yaml.MarkedYAMLError(
-                problem=f"nested deeper than {MAX_DEPTH} levels", problem_mark=self.get_mark()
-            )
+            what = f"nested deeper than {MAX_DEPTH} levels, too deep for a spec"
+            raise _TooMuch(problem=what, problem_mark=self.get_mark())
         try:
             return super().compose_node(parent, index)
         finally:
@@ -90,13 +97,22 @@ def parse(text: str, source: str) -> Document:
         document.data = None if node is None else _Walker(document).value(node, ())
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        what = ", ".join(part for part in (error.context, error.problem) if part)
+        if re.search("end of stream|stream end", str(error.problem)):  # say where the quote or bracket opened
+            mark = error.context_mark or mark
         line = mark.line + 1 if mark else None
-        raise SpecError(source, [Problem("", f"not valid YAML: {what}", line=line)]) from None
+        raise SpecError(source, [Problem("", _why(error), line=line)]) from None
     except yaml.YAMLError as error:
         what = str(error).splitlines()[0]
         raise SpecError(source, [Problem("", f"not valid YAML: {what}")]) from None
     return document
+
+
+def _why(error: yaml.MarkedYAMLError) -> str:
+    if isinstance(error, _TooMuch):
+        return str(error.problem)
+    if "'\\t'" in str(error.problem):
+        return "not valid YAML: a tab character; indent with spaces"
+    return "not valid YAML: " + ", ".join(part for part in (error.context, error.problem) if part)
 
 
 class _Walker:
@@ -107,8 +123,10 @@ class _Walker:
     def value(self, node: yaml.Node, path: Path) -> Any:
         self.nodes += 1
         if self.nodes > MAX_NODES or len(path) > MAX_DEPTH:
-            what = f"aliases expand to more than {MAX_NODES:,} values or {MAX_DEPTH} levels"
-            raise yaml.MarkedYAMLError(problem=what, problem_mark=node.start_mark)
+            what = (
+                f"aliases expand to more than {MAX_NODES:,} values or {MAX_DEPTH} levels, too much for a spec"
+            )
+            raise _TooMuch(problem=what, problem_mark=node.start_mark)
         self.document.lines.setdefault(path, node.start_mark.line + 1)
         if isinstance(node, yaml.MappingNode) and node.tag == _TAG + "map":
             return self._mapping(node, path)
@@ -117,25 +135,33 @@ class _Walker:
         if isinstance(node, yaml.ScalarNode):
             try:
                 return _scalar(node)
-            except (KeyError, ValueError):
+            except KeyError:
                 pass
-        self._problem(path, node, f"the tag {node.tag.replace(_TAG, '!!')!r} is not allowed in a spec")
-        return None
+            except ValueError:  # `!!int many`, or thousands of digits
+                return self._unread(path, node, f"not a number that can be read: {node.value[:60]!r}")
+        tag = node.tag.replace(_TAG, "!!")
+        return self._unread(path, node, f"the tag {tag!r} is not allowed in a spec; remove it")
 
     def _mapping(self, node: yaml.MappingNode, path: Path) -> dict[str, Any]:
         found: dict[str, Any] = {}
         for key_node, value_node in node.value:
             if not isinstance(key_node, yaml.ScalarNode):
-                self._problem(path, key_node, "a key must be a word")
+                self._unread(path, key_node, "a key must be a word; quote a text that begins with a brace")
                 continue
             key = key_node.value
             if key in found:
                 first = self.document.lines[(*path, key)]
-                self._problem((*path, key), key_node, f"duplicate key, first given in line {first}")
+                self._problem(
+                    (*path, key), key_node, f"duplicate key, first given in line {first}; remove one"
+                )
                 continue
             self.document.lines[(*path, key)] = key_node.start_mark.line + 1
             found[key] = self.value(value_node, (*path, key))
         return found
+
+    def _unread(self, path: Path, node: yaml.Node, message: str) -> None:
+        self.document.unread.append(path)
+        self._problem(path, node, message)
 
     def _problem(self, path: Path, node: yaml.Node, message: str) -> None:
         line = node.start_mark.line + 1
@@ -166,22 +192,43 @@ def dotted(path: Iterable[str | int]) -> str:
 def apply_override(document: Document, word: str) -> None:
     """Set one `key.sub=value`; a mapping replaces, and a new `name` drops its siblings.
 
-    Raises:
-        SpecError: the word is no override, or its key leads through a value that is no mapping.
+    A word that is no override, or whose key leads through a value that is no mapping, becomes a problem.
     """
-    key, _, text = word.partition("=")
-    steps = key.strip().split(".")
-    if not all(steps):
-        raise SpecError("the command line", [Problem(key, f"{word!r} is not key=value")])
-    value = parse(text, f"the override {word!r}").data
+    key, sign, text = word.partition("=")
+    steps = [step.strip() for step in key.split(".")]
+    try:
+        if not (sign and all(steps)):
+            raise ValueError(f"expected key=value or key.sub=value, got {word!r}")
+        value = _override_value(text)
+        _set(document, steps, value)
+    except ValueError as error:
+        document.problems.append(Problem(".".join(steps), f"{error} (from the command line)"))
+
+
+def _override_value(text: str) -> Any:
+    try:
+        given = parse(text, "the command line")
+    except SpecError as error:
+        raise ValueError(error.problems[0].message) from None
+    if given.problems:
+        raise ValueError(given.problems[0].message)
+    return given.data
+
+
+def _set(document: Document, steps: list[str], value: Any) -> None:
     if document.data is None:
         document.data = {}
     path: list[str | int] = []
     place = document.data
     for step in steps[:-1]:
-        place, found = _descend(place, step, word)
+        found = _index(place, step, path)
         path.append(found)
-    found = _index(place, steps[-1], word)
+        inner = place.get(found) if isinstance(place, dict) else place[found]
+        if inner is None or isinstance(inner, str):
+            document.expanded.append(tuple(path))
+        place[found] = {"name": inner} if isinstance(inner, str) else {} if inner is None else inner
+        place = place[found]
+    found = _index(place, steps[-1], path)
     path.append(found)
     if found == "name" and isinstance(place, dict) and place.get("name") != value and len(path) > 1:
         place.clear()
@@ -189,21 +236,12 @@ def apply_override(document: Document, word: str) -> None:
     document.overridden.append(tuple(path))
 
 
-def _descend(place: Any, step: str, word: str) -> tuple[Any, Any]:
-    found = _index(place, step, word)
-    inner = place.get(found) if isinstance(place, dict) else place[found]
-    if inner is None:
-        inner = {}
-    elif isinstance(inner, str):  # the shorthand `loss: triplet`
-        inner = {"name": inner}
-    place[found] = inner
-    return inner, found
-
-
-def _index(place: Any, step: str, word: str) -> Any:
+def _index(place: Any, step: str, path: list[str | int]) -> str | int:
     if isinstance(place, dict):
         return step
-    if isinstance(place, list) and step.isdigit() and int(step) < len(place):
-        return int(step)
-    what = f"{word!r} leads nowhere: {step!r} is inside {type(place).__name__} {place!r}"
-    raise SpecError("the command line", [Problem("", what)])
+    where = repr(dotted(path)) if path else "the spec"
+    if not isinstance(place, list):
+        raise ValueError(f"{where} is {place!r}, which has no keys")
+    if not (step.isdecimal() and int(step) < len(place)):
+        raise ValueError(f"{where} is a list of {len(place)}, which has no item {step!r}; they count from 0")
+    return int(step)

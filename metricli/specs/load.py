@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from metricli.errors import Problem, SpecError, UsageError
-from metricli.specs.base import SpecModel
+from metricli.specs.base import SpecModel, show
 from metricli.specs.document import Document, apply_override, dotted, parse
 from metricli.specs.plugin import PluginSpec
 from metricli.specs.suggest import did_you_mean
 from metricli.specs.train import TrainSpec
-from metricli.specs.validate import InferenceSpec
 
 if TYPE_CHECKING:
     from metricli.data.facts import TableFacts
@@ -59,12 +58,12 @@ def read_document(source: Source) -> tuple[Document, Path]:
             [p.name for p in folder.iterdir() if p.suffix in (".yaml", ".yml")] if folder.is_dir() else []
         )
         near = did_you_mean(path.name, siblings)
-        raise UsageError(
-            f"no spec file {str(path)!r}{near}", hint="`metricli init TABLE` writes one"
-        ) from None
+        hint = "" if near else "`metricli init TABLE` writes one"
+        raise UsageError(f"no spec file {str(path)!r}{near}", hint=hint) from None
     except UnicodeDecodeError as error:
         raise UsageError(
-            f"the spec {str(path)!r} is not UTF-8 text: {error.reason} at byte {error.start}"
+            f"the spec {str(path)!r} is not UTF-8 text: {error.reason} at byte {error.start}",
+            hint="save it as UTF-8",
         ) from None
     except OSError as error:
         raise UsageError(f"cannot read the spec {str(path)!r}: {error.strerror}") from None
@@ -74,6 +73,8 @@ def read_document(source: Source) -> tuple[Document, Path]:
 def _plain_copy(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {key: _plain_copy(item) for key, item in value.items()}
+    if isinstance(value, SpecModel):
+        return value.model_dump(mode="json")
     return [_plain_copy(item) for item in value] if isinstance(value, list) else value
 
 
@@ -102,16 +103,18 @@ def validate_document(
         apply_override(document, word)
     problems = list(document.problems)
     if document.data is None:
-        raise SpecError(document.source, [*problems, Problem("", "the spec is empty")])
-    if not isinstance(document.data, dict):
-        kind = type(document.data).__name__
         raise SpecError(
-            document.source, [*problems, Problem("", f"expected a mapping of blocks, got a {kind}")]
+            document.source, [*problems, Problem("", "the spec is empty; `metricli init TABLE` writes one")]
         )
+    if not isinstance(document.data, dict):
+        what = f"expected a mapping of blocks such as data, extractor and loss, got {show(document.data)}"
+        raise SpecError(document.source, [*problems, Problem("", what)])
     try:
         spec = model.model_validate(document.data, context={"base": str(base)})
     except ValidationError as error:
         for item in error.errors(include_url=False):
+            if tuple(item["loc"]) in document.unread:
+                continue
             problems.append(_placed(document, tuple(item["loc"]), Problem("", item["msg"])))
         raise SpecError(document.source, problems) from None
     if problems:
@@ -142,24 +145,26 @@ def check_spec(loaded: Loaded[S], table: TableFacts | None) -> list[Problem]:
 
 
 def _steps(path: str) -> list[str | int]:
-    return [int(step) if step.isdigit() else step for step in path.split(".") if step]
+    return [int(step) if step.isdecimal() else step for step in path.split(".") if step]
 
 
 def _problems(spec: SpecModel, table: TableFacts | None) -> Iterator[Problem]:
     validation = getattr(spec, "validation", None)
     if isinstance(validation, BaseModel) and getattr(validation, "monitor_problem", None):
         yield Problem("validation.monitor", validation.monitor_problem)  # type: ignore[attr-defined]
-    if isinstance(spec, InferenceSpec) or not isinstance(spec, TrainSpec):
+    if not isinstance(spec, TrainSpec):  # of the others, much is raw data that a check cannot read
         return
     for path, plugin in plugins_of(spec):
         try:
-            found = plugin.check(spec, table)
+            found = [
+                replace(problem, path=".".join(filter(None, (path, problem.path))))
+                for problem in plugin.check(spec, table)
+            ]
         except Exception as error:  # a plugin is someone else's code
-            name = getattr(plugin, "name", "?")
-            what = f"the check of {plugin.singular} {name!r} failed: {type(error).__name__}: {error}"
-            found = [Problem("", what)]
-        for problem in found:
-            yield replace(problem, path=".".join(filter(None, (path, problem.path))))
+            home = f"{type(plugin).__module__}:{type(plugin).__qualname__}"
+            what = f"the check of this {plugin.singular} ({home}) failed: {type(error).__name__}: {error}"
+            found = [Problem(path, what)]
+        yield from found
 
 
 def plugins_of(model: BaseModel, path: str = "") -> Iterator[tuple[str, PluginSpec]]:

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
 
 from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationError
 from pydantic.json_schema import JsonSchemaValue
-from pydantic_core import CoreSchema, InitErrorDetails, core_schema
+from pydantic_core import CoreSchema, core_schema
 
 from metricli.errors import Problem
 from metricli.specs import registry
-from metricli.specs.base import SpecModel, show, spec_error
+from metricli.specs.base import SpecModel, error_at, show, spec_error
 
 if TYPE_CHECKING:
     from metricli.data.facts import TableFacts
@@ -67,9 +67,23 @@ class PluginSpec(SpecModel):
     ) -> JsonSchemaValue:
         if not cls.is_kind():
             return handler(schema)
-        models = [info.model for info in registry.describe(cls.kind, cls.singular, cls) if info.model]
-        shorthand = {"enum": registry.names(cls.kind), "description": f"a {cls.singular} with its defaults"}
-        return {"anyOf": [shorthand, *(handler(model.__pydantic_core_schema__) for model in models)]}
+        models = {
+            info.name: info.model
+            for info in registry.describe(cls.kind, cls.singular, cls)
+            if info.model and info.status == "ok"
+        }
+        if not models:
+            return {"not": {}, "description": f"no {cls.singular} is installed"}
+        mappings = [handler(model.__pydantic_core_schema__) for model in models.values()]
+        options: list[JsonSchemaValue] = [{"required": ["name"], "anyOf": mappings}]
+        bare = [
+            name
+            for name, model in models.items()
+            if not any(field.is_required() for key, field in model.model_fields.items() if key != "name")
+        ]
+        if bare:
+            options.insert(0, {"enum": bare, "description": f"the {cls.singular} with its defaults"})
+        return {"anyOf": options}
 
     @classmethod
     def _resolve(cls, value: Any, context: Any = None) -> Self:
@@ -85,22 +99,24 @@ class PluginSpec(SpecModel):
         if not isinstance(name, str):
             installed = ", ".join(registry.names(cls.kind)) or "none"
             problem = "required, but missing" if name is None else f"expected text, got {show(name)}"
-            raise _at_name(cls, f"{problem}; installed: {installed}", value)
+            raise error_at(("name",), f"{problem}; installed: {installed}", value)
         try:
             model = registry.load_plugin(cls.kind, cls.singular, name, cls)
         except registry.PluginError as error:
-            raise _at_name(cls, str(error), name) from error
-        found: Self = model.model_validate(dict(value), context=context)  # type: ignore[assignment]
+            raise error_at(("name",), str(error), name) from error
+        try:
+            found: Self = model.model_validate(dict(value), context=context)  # type: ignore[assignment]
+        except ValidationError:
+            raise
+        except Exception as error:  # a validator of someone else's code
+            home = f"{model.__module__}:{model.__qualname__}"
+            what = f"validating this {cls.singular} ({home}) failed: {type(error).__name__}: {error}"
+            raise spec_error(what) from error
         return found
 
 
 def _dump(value: PluginSpec) -> Any:
     return value.model_dump(mode="json") if isinstance(value, PluginSpec) else value
-
-
-def _at_name(cls: type[PluginSpec], message: str, given: Any) -> ValidationError:
-    details = InitErrorDetails(type=spec_error(message), loc=("name",), input=given)
-    return ValidationError.from_exception_data(cls.__name__, [details])
 
 
 def named(kind: type[P], name: str, **settings: Any) -> Callable[[], P]:

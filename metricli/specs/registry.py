@@ -72,7 +72,9 @@ def _load(entry: EntryPoint, singular: str, base: type[PluginSpec]) -> type[Plug
     blame = f"the {singular} {entry.name!r} of package {_package(entry)}"
     try:
         model = entry.load()
-    except Exception as error:  # a plugin is someone else's code: whatever it raises is the finding
+        if isinstance(model, type) and issubclass(model, base):
+            model.model_rebuild()  # a field typed by a name that the module lacks fails here
+    except (Exception, SystemExit) as error:  # someone else's code: whatever it raises is the finding
         raise PluginError(f"{blame} cannot be loaded: {type(error).__name__}: {error}") from error
     if not (isinstance(model, type) and issubclass(model, base)):
         raise PluginError(f"{blame} is not a subclass of {base.__name__}: {entry.value}")

@@ -6,7 +6,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from metricli.specs.base import SpecModel, spec_error
+from metricli.specs.base import SpecModel, error_at, spec_error
 from metricli.specs.data import ComputeSpec, DataSpec, Workers
 from metricli.specs.kinds import (
     ExtractorSpec,
@@ -73,10 +73,11 @@ class TrainSpec(SpecModel):
     def _one_batch_size(self) -> Self:
         if self.sampler is None and self.training.batch_size is None:
             raise spec_error(
-                "neither sampler nor training.batch_size is given, and one of them forms the batches"
+                "neither sampler nor training.batch_size is given, and one of them forms the batches; "
+                "add sampler: {name: balanced, n_labels: 8, n_instances: 4}"
             )
         if self.sampler is not None and self.training.batch_size is not None:
-            raise spec_error(
-                "training.batch_size is for sampler: null; the sampler sets the batch, remove one"
+            raise error_at(
+                ("training", "batch_size"), "is for sampler: null, and the sampler sets the batch; remove one"
             )
         return self

@@ -6,11 +6,11 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
-from metricli.specs.base import SpecModel, spec_error
+from metricli.specs.base import SpecModel, error_at, spec_error
 from metricli.specs.data import ComputeSpec, DataSpec, Workers
 from metricli.specs.kinds import ExtractorSpec, PostprocessorSpec, TransformSpec
 from metricli.specs.plugin import named
-from metricli.specs.suggest import nearest
+from metricli.specs.suggest import did_you_mean
 
 LOWER_IS_BETTER = ("fnmr", "eer", "loss")
 LOSS = "loss"
@@ -70,7 +70,7 @@ class ValidationSpec(SpecModel):
     @model_validator(mode="after")
     def _some_metric(self) -> Self:
         if not self.metrics.names():
-            raise spec_error("no metric is asked for; give at least one, such as metrics: {cmc: [1]}")
+            raise error_at(("metrics",), "no metric is asked for; give at least one, such as cmc: [1]")
         return self
 
     @property
@@ -79,8 +79,8 @@ class ValidationSpec(SpecModel):
         known = [*self.metrics.names(), LOSS]
         if self.monitor in known:
             return None
-        near = nearest(self.monitor, known) or known[0]
-        return f"{self.monitor!r} is not computed, did you mean {near!r}? computed: {', '.join(known)}"
+        near = did_you_mean(self.monitor, known) or ";"
+        return f"{self.monitor!r} is not computed{near} computed: {', '.join(known)}"
 
 
 class TransformsSpec(SpecModel):
