@@ -190,7 +190,7 @@ def dotted(path: Iterable[str | int]) -> str:
 
 
 def apply_override(document: Document, word: str) -> None:
-    """Set one `key.sub=value`; a mapping replaces, and a new `name` drops its siblings.
+    """Set one `key.sub=value`; a mapping replaces, a new `name` drops the siblings that no word gave.
 
     A word that is no override, or whose key leads through a value that is no mapping, becomes a problem.
     """
@@ -231,7 +231,13 @@ def _set(document: Document, steps: list[str], value: Any) -> None:
     found = _index(place, steps[-1], path)
     path.append(found)
     if found == "name" and isinstance(place, dict) and place.get("name") != value and len(path) > 1:
-        place.clear()
+        above = tuple(path[:-1])
+        deeper = [
+            said for said in document.overridden if len(said) > len(above) and said[: len(above)] == above
+        ]
+        given = {said[len(above)] for said in deeper}
+        for key in set(place) - given:
+            del place[key]
     place[found] = value
     document.overridden.append(tuple(path))
 

@@ -191,3 +191,18 @@ def test_a_mapping_may_hold_models(load):
     loaded = load_spec(data, TrainSpec, ["loss.miner=all_triplets"])
     assert loaded.spec.loss.miner.name == "all_triplets"
     assert yaml.safe_load(yaml.safe_dump(loaded.written)) == loaded.written
+
+
+@pytest.mark.parametrize("words", [["loss.margin=1", "loss.name=b"], ["loss.name=b", "loss.margin=1"]])
+def test_a_new_name_keeps_the_siblings_that_words_gave_in_either_order(words):
+    document = Document("spec", {"loss": {"name": "a", "margin": 2, "scale": 3}})
+    for word in words:
+        apply_override(document, word)
+    assert document.data == {"loss": {"name": "b", "margin": 1}}
+
+
+def test_a_new_name_drops_the_siblings_of_a_mapping_given_before():
+    document = Document("spec", {})
+    for word in ["loss={name: a, margin: 2}", "loss.name=b"]:
+        apply_override(document, word)
+    assert document.data == {"loss": {"name": "b"}}
