@@ -53,10 +53,10 @@ def train(
     Raises:
         MetricliError: see `metricli.errors` for the kinds.
     """
+    loaded = _load_train(spec, _compute(gpus, device) + tuple(overrides))
     from metricli.runs.context import translated_errors
     from metricli.runs.train import train as run
 
-    loaded = _load_train(spec, _compute(gpus, device) + tuple(overrides))
     with translated_errors():
         return run(loaded, run_dir=run_dir, resume=resume, reporter=reporter or SilentReporter())
 
@@ -74,15 +74,16 @@ def dry_run(
     Raises:
         MetricliError: whatever the real run would stop at so far.
     """
+    loaded = _load_train(spec, _compute(gpus, device) + tuple(overrides))
     from metricli.runs.context import translated_errors
     from metricli.runs.dry import dry_run as run
 
-    loaded = _load_train(spec, _compute(gpus, device) + tuple(overrides))
     with translated_errors():
         return run(loaded, reporter or SilentReporter())
 
 
 def _load_train(spec: Source, overrides: tuple[str, ...]) -> Loaded[TrainSpec]:
+    """The spec, whose problems are found before torch is imported."""
     from metricli.specs.load import check_spec, load_spec
     from metricli.specs.train import TrainSpec
 
@@ -114,6 +115,12 @@ def validate(
     Raises:
         MetricliError: see `metricli.errors` for the kinds.
     """
+    words = _compute(gpus, device) + tuple(overrides)
+    if spec is not None and ckpt is None:
+        from metricli.specs.load import load_spec
+        from metricli.specs.validate import ValidateSpec
+
+        load_spec(spec, ValidateSpec, words)  # its problems are found before torch is imported
     from metricli.runs.context import translated_errors
     from metricli.runs.parts import data_override
     from metricli.runs.validate import validate as run
@@ -121,7 +128,7 @@ def validate(
     with translated_errors():
         return run(
             spec,
-            overrides=_compute(gpus, device) + tuple(overrides),
+            overrides=words,
             ckpt=ckpt,
             features=features,
             data=data_override(data, root),

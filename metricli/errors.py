@@ -11,7 +11,8 @@
     ├── GateError                 8    a quality gate (`--fail-under`) was not met
     └── Interrupted         130/143    SIGINT or SIGTERM, after saving
 
-The codes are API. A message says what is wrong and where; the hint says what to do next.
+The codes are API; beside them, 141 says that the reader of our output closed its pipe. A message says
+what is wrong and where; the hint says what to do next.
 """
 
 from __future__ import annotations

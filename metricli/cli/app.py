@@ -20,10 +20,10 @@ app = typer.Typer(
 
 Words = Annotated[
     list[str] | None,
-    typer.Argument(metavar="[SPEC] [KEY=VALUE]...", help="A YAML spec, and overrides of its keys."),
+    typer.Argument(metavar="SPEC|KEY=VALUE", help="A YAML spec, and overrides of its keys."),
 ]
 Gpus = Annotated[int | None, typer.Option("--gpus", min=1, help="Processes, one for each GPU.")]
-Device = Annotated[str | None, typer.Option("--device", help="cpu, cuda, mps or auto.")]
+Device = Annotated[str | None, typer.Option("--device", metavar="NAME", help="cpu, cuda, mps or auto.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
 Ckpt = Annotated[Path | None, typer.Option("--ckpt", help="A best.ckpt, or a run directory.")]
 Data = Annotated[Path | None, typer.Option("--data", help="A table instead of the spec's.")]
@@ -106,6 +106,7 @@ def validate(
 
     spec, overrides = _split(words)
     limits = gates.parse(fail_under or [])
+    gates.check_folder(out)
     report = api.validate(
         spec,
         overrides,

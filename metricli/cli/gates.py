@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 from collections.abc import Sequence
@@ -83,6 +84,16 @@ def enforce(checked: Sequence[dict[str, Any]]) -> None:
         raise GateError("quality gate: " + "; ".join(parts))
 
 
+def check_folder(folder: Path | None) -> None:
+    """Refuse a place for `metrics.json` before any work is done.
+
+    Raises:
+        UsageError: it is a file.
+    """
+    if folder is not None and folder.exists() and not folder.is_dir():
+        raise UsageError(f"--out {str(folder)!r} is a file", hint="give a folder for metrics.json")
+
+
 def write_metrics(folder: Path, report: ValidateReport) -> None:
     """Write the report to `folder/metrics.json`.
 
@@ -90,10 +101,12 @@ def write_metrics(folder: Path, report: ValidateReport) -> None:
         ResourceError: it cannot be written.
     """
     target = folder / "metrics.json"
+    part = target.with_suffix(".json.part")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        part = target.with_suffix(".json.part")
         part.write_text(json.dumps(report.to_dict(), indent=2) + "\n", encoding="utf-8")
         part.replace(target)
     except OSError as error:
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
         raise ResourceError(f"cannot write {str(target)!r}: {error.strerror}") from None

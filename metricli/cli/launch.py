@@ -2,43 +2,72 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import re
 import signal
 import sys
 import traceback
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from metricli.errors import GateError, Interrupted, MetricliError, UsageError
+from metricli.errors import GateError, Interrupted, MetricliError, ResourceError, UsageError
 
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
     """The console script: never returns, always exits with a documented code."""
     words = list(sys.argv[1:] if argv is None else argv)
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name) or open(os.devnull, "w")  # noqa: SIM115  (closed by the shell: `>&-`)
+        stream.reconfigure(errors="backslashreplace")  # a word that the terminal cannot show is no failure
+        setattr(sys, name, stream)
     sys.exit(run(words))
 
 
 def run(words: Sequence[str]) -> int:
     """Run one command line; the exit code."""
+    code = 0
+    try:
+        code = _run(words)
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader of our output went away, as `head` does
+        _drop_stdout()
+        return 128 + signal.SIGPIPE
+    except OSError as error:
+        _drop_stdout()
+        what = f"cannot write the output: {error.strerror}"
+        return code or fail(ResourceError(what, hint="free some space"), as_json=False)
+    return code
+
+
+def _run(words: Sequence[str]) -> int:
     from metricli.cli.app import app
 
     if hasattr(signal, "SIGTERM"):
         signal.signal(signal.SIGTERM, _on_sigterm)
     as_json = "--json" in words
+    interrupted = Interrupted("interrupted", signum=signal.SIGINT)
     try:
         result = app(args=list(words), prog_name="metricli", standalone_mode=False)
-        sys.stdout.flush()
-        return result if isinstance(result, int) else 0
     except MetricliError as error:
         return fail(error, as_json=as_json)
     except KeyboardInterrupt:
-        return fail(Interrupted("interrupted", signum=signal.SIGINT), as_json=as_json)
-    except BrokenPipeError:  # the reader of our output went away, as `head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 128 + signal.SIGPIPE
+        return fail(interrupted, as_json=as_json)
+    except SystemExit as error:
+        if isinstance(error.__context__, BrokenPipeError):  # typer exits with 1 there
+            raise error.__context__ from None
+        raise
     except Exception as error:
         return _fail_otherwise(error, as_json=as_json)
+    if result == interrupted.exit_code:  # typer turns Ctrl-C into this number
+        return fail(interrupted, as_json=as_json)
+    return result if isinstance(result, int) else 0
+
+
+def _drop_stdout() -> None:
+    """Send what is still to be written nowhere, so that the interpreter does not fail on it at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _fail_otherwise(error: Exception, *, as_json: bool) -> int:
@@ -52,8 +81,12 @@ def _fail_otherwise(error: Exception, *, as_json: bool) -> int:
         if type(error).__name__ == "NoArgsIsHelpError":
             print(context.get_help() if context is not None else "", file=sys.stderr)  # noqa: T201
             return 2
-        message = _lower(error.format_message().rstrip("."))
-        return fail(UsageError(message, hint=f"see {command} --help"), as_json=as_json)
+        message = _in_house_style(error.format_message())
+        hint = "" if message.endswith("?") else f"see {command} --help"
+        return fail(UsageError(message, hint=hint), as_json=as_json)
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        what = f"cannot write {error.filename or 'the output'}: {error.strerror}"
+        return fail(ResourceError(what, hint="free some space"), as_json=as_json)
     traceback.print_exception(error)
     bug = MetricliError(
         f"{type(error).__name__}: {error}",
@@ -62,7 +95,9 @@ def _fail_otherwise(error: Exception, *, as_json: bool) -> int:
     return fail(bug, as_json=as_json)
 
 
-def _lower(text: str) -> str:
+def _in_house_style(text: str) -> str:
+    text = text.rstrip(".").replace(". Did you mean", ", did you mean")
+    text = re.sub(r" \(Possible options: (.*)\)$", r", did you mean \1?", text)
     return text[:1].lower() + text[1:]
 
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 from typing import Any
 
 from metricli.cli.launch import print_json
 from metricli.cli.render import out, table
-from metricli.errors import UsageError
+from metricli.errors import ResourceError, UsageError
+from metricli.reports import SCHEMA_VERSION
 
 
 def plugins(kind: str | None, name: str | None, *, as_json: bool) -> None:
@@ -79,6 +81,8 @@ def _fields(info: Any) -> None:
 
 def _default(field: Any) -> str:
     value = field.get_default(call_default_factory=True)
+    if isinstance(value, bool):
+        return str(value).lower()
     return value.name if hasattr(value, "name") else "null" if value is None else str(value)
 
 
@@ -141,13 +145,16 @@ def init(source: Path, target: Path | None) -> None:
 
     Raises:
         DataError: the table cannot be read.
-        UsageError: the target exists.
+        UsageError: the target exists, or the table has no train rows.
+        ResourceError: the target cannot be written.
     """
     from metricli.data.inspection import inspect_table
     from metricli.data.table import read_table
 
     if target is not None and target.exists():
         raise UsageError(f"{str(target)!r} exists already", hint="give another --out")
+    if target is not None and not target.parent.is_dir():
+        raise UsageError(f"--out {str(target)!r}: the folder {str(target.parent)!r} does not exist")
     facts = read_table(source).facts()
     found = inspect_table(source)
     sides = [found.images[side][1] for side in ("width", "height") if found.images.get(side)]
@@ -172,7 +179,12 @@ def init(source: Path, target: Path | None) -> None:
     if target is None:
         out(text.rstrip())
     else:
-        target.write_text(text, encoding="utf-8")
+        try:
+            target.write_text(text, encoding="utf-8")
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                target.unlink(missing_ok=True)
+            raise ResourceError(f"cannot write {str(target)!r}: {error.strerror}") from None
         out(f"wrote {target}; next: metricli train {target} --dry-run")
 
 
@@ -189,7 +201,7 @@ def env(*, as_json: bool) -> None:
 
     found = environment()
     if as_json:
-        print_json(found)
+        print_json({"schema_version": SCHEMA_VERSION, **found})
         return
     rows = [[key, str(found[key])] for key in ("python", "platform", "cores")]
     rows += [[package, version] for package, version in found["packages"].items()]

@@ -15,6 +15,8 @@ LIVE = ("loss", "lr", "active", "positive_distance", "negative_distance", "accur
 _SHORT = {"positive_distance": "d+", "negative_distance": "d-", "accuracy": "acc"}
 PLAIN_EVERY = 30.0
 """Seconds between two progress lines off a TTY."""
+WIDE = 100
+"""Columns of a terminal from which on the bar is long."""
 
 
 def reporter(*, quiet: bool = False) -> PlainReporter:
@@ -60,11 +62,13 @@ class PlainReporter:
             self.said = now
             rest = (now - self.started) / max(1, self.done) * max(0, self.total - self.done)
             numbers = describe(values or {}, self.rate())
-            self.line(f"{self.name}: {self.done}/{self.total} {self.unit}s, {numbers}, {span(rest)} left")
+            count = f"{self.done}/{self.total} {plural(self.unit)}"
+            self.line(f"{self.name}: {count}, {numbers}, {span(rest)} left")
 
-    def rate(self) -> float:
-        """Images a second since the work began."""
-        return self.images / max(1e-9, time.monotonic() - self.started)
+    def rate(self) -> str:
+        """Images (or whatever is counted) a second since the work began."""
+        each = "images" if self.unit == "step" else plural(self.unit)
+        return f"{self.images / max(1e-9, time.monotonic() - self.started):.0f} {each}/s"
 
     def end(self) -> None:
         """The work is over."""
@@ -85,6 +89,7 @@ class LiveReporter(PlainReporter):
         self.console: Console = Console(stderr=True, highlight=False)
         self.progress: Progress | None = None
         self.task: TaskID | None = None
+        self.room = 0
 
     def line(self, text: str) -> None:
         """Write above the bar."""
@@ -102,9 +107,12 @@ class LiveReporter(PlainReporter):
 
         self.end()
         super().begin(name, total, unit)
+        bar = 20 if self.console.width >= WIDE else 10
+        taken = len(name) + bar + 2 * len(str(total or "?")) + 1 + len("0:00:00") + 4
+        self.room = max(0, self.console.width - taken)
         self.progress = Progress(
             TextColumn("{task.description}", markup=False),
-            BarColumn(bar_width=20),
+            BarColumn(bar_width=bar),
             MofNCompleteColumn(),
             TimeRemainingColumn(compact=True),
             TextColumn("{task.fields[live]}", markup=False),
@@ -119,7 +127,8 @@ class LiveReporter(PlainReporter):
         self.done += amount
         self.images += int((values or {}).get("images", amount))
         if self.progress is not None and self.task is not None:
-            self.progress.update(self.task, advance=amount, live=describe(values or {}, self.rate()))
+            live = describe(values or {}, self.rate(), self.room)
+            self.progress.update(self.task, advance=amount, live=live)
 
     def end(self) -> None:
         """Close the bar."""
@@ -132,27 +141,41 @@ class LiveReporter(PlainReporter):
         from rich.text import Text
 
         style = "green" if row.get("best") else ""
-        self.console.print(Text(describe_epoch(row), style=style), soft_wrap=True)
+        self.console.print(Text(describe_epoch(row, self.console.width), style=style), soft_wrap=True)
 
 
-def describe(values: Mapping[str, float], rate: float) -> str:
-    """The live numbers in a few words."""
-    parts = [f"{_SHORT.get(name, name)} {number(values[name])}" for name in LIVE if name in values]
-    return ", ".join([*parts, f"{rate:.0f} images/s"])
+def describe(values: Mapping[str, float], rate: str, room: int | None = None) -> str:
+    """The live numbers in a few words, no more of them than there is room for."""
+    parts = [f"{_SHORT.get(name, name)} {number(values[name], name)}" for name in LIVE if name in values]
+    while room is not None and parts and len(", ".join([*parts, rate])) > room:
+        parts.pop()
+    text = ", ".join([*parts, rate])
+    return text if room is None or len(text) <= room else ""
 
 
-def describe_epoch(row: Mapping[str, float | int | str]) -> str:
-    """A finished epoch in one line."""
+def describe_epoch(row: Mapping[str, float | int | str], room: int | None = None) -> str:
+    """A finished epoch in one line; where it does not fit, the last metrics are left for the report."""
     head = f"epoch {row['epoch']}/{row['epochs']}"
     shown = {k: v for k, v in row.items() if k not in ("epoch", "epochs", "best", "seconds")}
-    parts = [f"{name} {number(value)}" for name, value in shown.items() if isinstance(value, (int, float))]
-    tail = ["best"] if row.get("best") else []
-    return "  ".join([head, *parts, f"{row['seconds']:.1f} s", *tail])
+    parts = [
+        f"{name} {number(value, name)}" for name, value in shown.items() if isinstance(value, (int, float))
+    ]
+    tail = [f"{row['seconds']:.1f} s", *(["best"] if row.get("best") else [])]
+    while room is not None and parts and len("  ".join([head, *parts, *tail])) > room:
+        parts.pop()
+    return "  ".join([head, *parts, *tail])
 
 
-def number(value: float) -> str:
-    """Four significant digits at most."""
-    return f"{value:.4f}" if 1e-3 <= abs(value) < 1e4 or value == 0 else f"{value:.2e}"
+def number(value: float, name: str = "") -> str:
+    """Four decimals, or three digits and an exponent, as learning rates always have."""
+    if value == 0:
+        return "0"
+    return f"{value:.4f}" if 1e-3 <= abs(value) < 1e4 and name != "lr" else f"{value:.2e}"
+
+
+def plural(unit: str) -> str:
+    """More than one of it."""
+    return f"{unit[:-1]}ies" if unit.endswith("y") else f"{unit}s"
 
 
 def span(seconds: float) -> str:

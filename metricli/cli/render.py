@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from metricli.reports import Finding, InspectReport, Metrics, PredictReport, TrainReport, format_metrics
@@ -72,10 +74,8 @@ def metrics_table(metrics: Metrics) -> None:
     from shutil import get_terminal_size
 
     names = list(dict.fromkeys(name for row in metrics.values() for name in row))
-    first = max(len(category) for category in metrics) + 4
-    fit = max(1, (get_terminal_size().columns - first) // (max(map(len, names)) + 3))
-    for start in range(0, len(names), fit):
-        part = names[start : start + fit]
+    room = get_terminal_size().columns - max(len(category) for category in metrics) - 4
+    for part in _parts(names, room):
         rows = []
         for category, row in metrics.items():
             cells = ["-" if row[n] != row[n] else f"{row[n]:.4f}" for n in part]
@@ -83,20 +83,40 @@ def metrics_table(metrics: Metrics) -> None:
         table(["", *part], rows)
 
 
+def _parts(names: Sequence[str], room: int) -> list[list[str]]:
+    """The columns of each table: as many as fit, each as wide as its name or `0.1234`, and three apart."""
+    parts: list[list[str]] = []
+    left = 0
+    for name in names:
+        width = max(len(name), 6) + 3
+        if not parts or width > left:
+            parts.append([])
+            left = room
+        parts[-1].append(name)
+        left -= width
+    return parts
+
+
 def trained(report: TrainReport) -> None:
     """The end of a run: its best metrics, where everything lies, and what to type next."""
     metrics_table(report.metrics)
     monitored = f" ({report.monitor} {report.monitor_value:.4f})" if report.metrics else ""
-    table(
-        ["", ""],
-        [
-            ["best epoch", f"{report.best_epoch} of {report.epochs}{monitored}"],
-            ["best", str(report.best_ckpt)],
-            ["last", str(report.last_ckpt)],
-            ["next", f"metricli validate --ckpt {report.best_ckpt}"],
-        ],
-        numbers_from=9,
-    )
+    best = _near(report.best_ckpt)
+    rows = [
+        ["best epoch", f"{report.best_epoch} of {report.epochs}{monitored}"],
+        ["best", best],
+        ["last", _near(report.last_ckpt)],
+        ["next", f"metricli validate --ckpt {shlex.quote(best)}"],
+    ]
+    out(plain(["", ""], rows, numbers_from=9))
+
+
+def _near(path: Path) -> str:
+    """A path as one would type it here."""
+    try:
+        return str(path.relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)
 
 
 def validated(report: ValidateReport) -> None:
@@ -137,22 +157,12 @@ def _cell(value: object) -> str:
 def inspected(report: InspectReport) -> None:
     """Findings, counts, sizes and suggestions."""
     _findings(report.findings)
-    head = [
-        "split",
-        "rows",
-        "labels",
-        "categories",
-        "sequences",
-        "queries",
-        "gallery",
-        "boxes",
-        "instances a label",
-    ]
-    rows = []
-    for name, s in report.splits.items():
-        spread = f"{s.instances_min} / {s.instances_median:g} / {s.instances_max}"
-        counts = (s.rows, s.labels, s.categories, s.sequences, s.queries, s.gallery, s.boxes)
-        rows.append([shown(name) or "(none)", *map(str, counts), spread])
+    measures = ("rows", "labels", "categories", "sequences", "queries", "gallery", "boxes")
+    splits = report.splits.values()
+    rows = [[measure, *(str(getattr(split, measure)) for split in splits)] for measure in measures]
+    spreads = [f"{s.instances_min} / {s.instances_median:g} / {s.instances_max}" for s in splits]
+    rows.append(["instances a label", *spreads])
+    head = ["", *(shown(name) or "(none)" for name in report.splits)]
     table(head, rows, title=f"{report.table}: {report.rows} rows (instances: min / median / max)")
     for name, s in report.splits.items():
         if s.histogram:

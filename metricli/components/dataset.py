@@ -57,16 +57,18 @@ class Batch:
 
 @contextmanager
 def seeded(*entropy: int) -> Iterator[None]:
-    """Torch's CPU generator and `random` seeded by `entropy`, and put back afterwards."""
+    """Torch's CPU generator, `random` and numpy's global one seeded by `entropy`, and put back afterwards."""
     state = int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0])
-    torch_state, python_state = torch.get_rng_state(), random.getstate()
+    torch_state, python_state, numpy_state = torch.get_rng_state(), random.getstate(), np.random.get_state()
     torch.default_generator.manual_seed(state)
     random.seed(state)
+    np.random.seed(state % 2**32)
     try:
         yield
     finally:
         torch.set_rng_state(torch_state)
         random.setstate(python_state)
+        np.random.set_state(numpy_state)
 
 
 class ImageDataset(Dataset[Item]):
@@ -92,7 +94,7 @@ class ImageDataset(Dataset[Item]):
         transform: Callable[[Tensor], Tensor],
         labels: np.ndarray | None = None,
         boxes: np.ndarray | None = None,
-        max_pixels: int = 50_000_000,
+        max_pixels: int = 100_000_000,
         replace_bad: bool = False,
         seed: int = 0,
     ) -> None:
@@ -163,10 +165,11 @@ def _start_worker(_worker: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
 
 
-def _worker_context() -> multiprocessing.context.BaseContext:
-    """Workers forked from a server that has imported this module and run nothing."""
+def _worker_context(transform: object) -> multiprocessing.context.BaseContext:
+    """Workers forked from a server that has imported this module and the transform's, and run nothing."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])
+    needed = {__name__, transform.__module__} - {"__main__"}
+    context.set_forkserver_preload(sorted(needed))
     return context
 
 
@@ -192,5 +195,5 @@ def image_loader(
         persistent_workers=True,
         prefetch_factor=4,
         pin_memory=pin_memory,
-        multiprocessing_context=_worker_context(),
+        multiprocessing_context=_worker_context(dataset.transform),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -18,7 +19,6 @@ from metricli.components.tensorfile import read_tensor_file
 from metricli.errors import CheckpointError, UsageError
 
 Pooling = Literal["avg", "gem", "cls"]
-HUB = ("hf_hub:", "hf-hub:")
 
 __all__ = ["Extractor", "GeM", "timm_extractor", "torchvision_extractor"]
 
@@ -82,7 +82,14 @@ class Extractor(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) -> (B, dim)."""
-        x: Tensor = self.backbone(images) if self.pool is None else self.pool(self._positions(images))
+        try:
+            x = self._pooled(images)
+        except AssertionError as error:  # what timm and torchvision raise at a size that a model cannot take
+            size = "x".join(map(str, images.shape[2:]))
+            raise UsageError(
+                f"the backbone does not take images of {size} pixels: {error}",
+                hint="set the size of both transforms to its own, or extractor.model_args: {img_size: ...}",
+            ) from None
         if self.projection is not None:
             x = self.projection(x)
         if self.bnneck is not None:
@@ -92,9 +99,19 @@ class Extractor(nn.Module):
         with torch.autocast(x.device.type, enabled=False):
             return F.normalize(x if x.dtype == torch.float64 else x.float(), dim=1)
 
+    def _pooled(self, images: Tensor) -> Tensor:
+        if self.pool is None:
+            own: Tensor = self.backbone(images)
+            return own
+        pooled: Tensor = self.pool(self._positions(images))
+        norm = getattr(self.backbone, "fc_norm", None)  # timm's place for the norm of pooled tokens
+        return norm(pooled) if isinstance(norm, nn.Module) else pooled
+
     def _positions(self, images: Tensor) -> Tensor:
         """Unpooled features (B, N, C) of maps (B, C, H, W), (B, H, W, C) or tokens (B, N, C)."""
         found: Tensor = self.backbone.forward_features(images)  # type: ignore[operator]
+        if not isinstance(found, Tensor):
+            raise UsageError("the backbone gives several feature maps, not one; take pooling avg")
         if found.ndim == 3:
             return found[:, self.skip_tokens :]
         return found.flatten(1, 2) if self._channels_last else found.flatten(2).transpose(1, 2)
@@ -127,23 +144,28 @@ def timm_extractor(
 ) -> Extractor:
     """An extractor over any timm model.
 
-    `avg` on a convolutional model is the model's own pooling and norm; on tokens, their mean without the
-    prefix tokens. `weights` is a local .safetensors, .pth or best.ckpt.
+    `avg` is the model's own pooling and norm; of a model that pools by a class token or by attention, the
+    mean of its tokens without the prefix tokens. `weights` is a local .safetensors, .pth or best.ckpt.
 
     Raises:
         UsageError: no such model or argument, a pooling it cannot do, or weights that cannot be downloaded.
         CheckpointError: `weights` cannot be read or do not fit.
     """
+    settings = dict(model_args or {})
+    resolved: dict[str, Any] = {}
     try:
-        backbone: Any = timm.create_model(model, pretrained=pretrained, num_classes=0, **(model_args or {}))
+        if ":" in model:
+            architecture, published = _published_model(model)
+            settings = published | settings
+            resolved = {"model": architecture, "model_args": settings}
+        backbone: Any = timm.create_model(model, pretrained=pretrained, num_classes=0, **settings)
     except Exception as error:  # timm raises RuntimeError, TypeError, OSError and hub errors alike
         raise UsageError(_model_problem("timm", model, pretrained, error, timm.list_models())) from None
-    resolved = {"model": backbone.pretrained_cfg["architecture"]} if model.startswith(HUB) else {}
     prefix = int(getattr(backbone, "num_prefix_tokens", 0))
     if pooling == "cls" and not prefix:
         raise UsageError(f"the timm model {model!r} has no class token; take pooling avg or gem")
     has_tokens = hasattr(backbone, "num_prefix_tokens") or hasattr(backbone, "pos_embed")
-    pools_itself = pooling == "avg" and not has_tokens
+    pools_itself = pooling == "avg" and (not has_tokens or getattr(backbone, "global_pool", "avg") == "avg")
     pools: dict[Pooling, type[nn.Module]] = {"cls": _ClassToken, "avg": _MeanToken, "gem": GeM}
     extractor = Extractor(
         backbone,
@@ -180,10 +202,19 @@ def torchvision_extractor(
     """
     known = torchvision.models.list_models(module=torchvision.models)
     try:
-        backbone = torchvision.models.get_model(model, weights="DEFAULT" if pretrained else None)
+        with warnings.catch_warnings():  # about how the inceptions draw their initial weights
+            warnings.simplefilter("ignore", FutureWarning)
+            backbone = torchvision.models.get_model(model, weights="DEFAULT" if pretrained else None)
     except Exception as error:
         raise UsageError(_model_problem("torchvision", model, pretrained, error, known)) from None
-    place, linear = [(n, m) for n, m in backbone.named_modules() if isinstance(m, nn.Linear)][-1]
+    for auxiliary in ("AuxLogits", "aux1", "aux2"):  # of the inceptions: outputs only training has
+        if hasattr(backbone, auxiliary):
+            setattr(backbone, auxiliary, None)
+            backbone.aux_logits = False
+    layers = [(name, layer) for name, layer in backbone.named_modules() if isinstance(layer, nn.Linear)]
+    if not layers:
+        raise UsageError(f"the torchvision model {model!r} ends in no linear layer that could be taken off")
+    place, linear = layers[-1]
     parent = backbone.get_submodule(place.rpartition(".")[0])
     setattr(parent, place.rpartition(".")[2], nn.Identity())
     if (pooling == "cls") != hasattr(backbone, "class_token"):
@@ -192,15 +223,25 @@ def torchvision_extractor(
             f"the torchvision model {model!r} cannot pool by {pooling!r}; take pooling {allowed}"
         )
     if pooling == "gem":
-        if not isinstance(getattr(backbone, "avgpool", None), nn.AdaptiveAvgPool2d):
+        own = getattr(backbone, "avgpool", None)
+        if not isinstance(own, nn.AdaptiveAvgPool2d) or own.output_size not in (1, (1, 1)):
             raise UsageError(
-                f"the torchvision model {model!r} has no avgpool that gem could replace; take avg"
+                f"the torchvision model {model!r} has no avgpool to 1x1 that gem could replace; take avg"
             )
         backbone.avgpool = _GeM2d()
     extractor = Extractor(backbone, channels=linear.in_features, dim=dim, bnneck=bnneck, normalize=normalize)
     if weights:
         load_weights(extractor, weights)
     return extractor
+
+
+def _published_model(model: str) -> tuple[str, dict[str, Any]]:
+    """Architecture and arguments of a model on the hub, `hf_hub:owner/model`."""
+    source, _, name = model.partition(":")
+    if source not in ("hf_hub", "hf-hub"):
+        raise ValueError(f"{source!r} is no place of models, expected hf_hub:owner/model")
+    _, architecture, args = timm.models.load_model_config_from_hf(name)
+    return architecture, {key: value for key, value in (args or {}).items() if key != "num_classes"}
 
 
 class _GeM2d(GeM):
@@ -212,10 +253,11 @@ class _GeM2d(GeM):
 def _model_problem(library: str, model: str, pretrained: bool, error: Exception, known: list[str]) -> str:
     from difflib import get_close_matches
 
-    if not model.startswith(HUB) and model.split(".")[0] not in known:
+    if ":" not in model and model.split(".")[0] not in known:
         near = get_close_matches(model.lower(), known, n=1)
         return f"no {library} model named {model!r}" + (f", did you mean {near[0]!r}?" if near else "")
-    what = str(error).splitlines()[0] if str(error) else type(error).__name__
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    what = " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
     doing = "load the published weights of" if pretrained else "create"
     return f"cannot {doing} the {library} model {model!r}: {what}"
 
@@ -235,9 +277,9 @@ def load_weights(extractor: Extractor, path: str) -> None:
     missing = [name for name in own if name not in state and not name.endswith("num_batches_tracked")]
     shapes = [name for name in own if name in state and state[name].shape != own[name].shape]
     if missing or shapes:
-        names = ", ".join((missing + shapes)[:3])
+        names = ", ".join((missing + shapes)[:3]) + (", ..." if len(missing + shapes) > 3 else "")
         what = f"lacks {len(missing)} and misshapes {len(shapes)} of the model's {len(own)} weights"
-        raise CheckpointError(f"{path!r} {what}: {names}, ...", hint="is it of the same model?")
+        raise CheckpointError(f"{path!r} {what}: {names}", hint="is it of the same model?")
     target.load_state_dict({name: state[name] for name in own if name in state}, strict=False)
 
 

@@ -34,7 +34,7 @@ def write_tensor_file(path: Path, tensors: Mapping[str, Tensor], meta: Mapping[s
         ResourceError: the file cannot be written (a full disk, a read-only folder); what stood there stays.
     """
     owned = _owned(tensors)
-    text = json.dumps(meta, sort_keys=True, allow_nan=True)
+    text = json.dumps(meta, allow_nan=True)
     digest = _digest(owned, text)
     header = {"format": FORMAT, "format_version": str(FORMAT_VERSION), "meta": text, "sha256": digest}
     part = path.with_name(f".{path.name}.{os.getpid()}.part")

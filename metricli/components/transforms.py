@@ -3,19 +3,31 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
+from difflib import get_close_matches
 from typing import Any, Literal
 
 import timm
 import torch
 from timm.data.config import resolve_data_config
+from timm.models import load_model_config_from_hf
 from torch import Tensor
 from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.v2 import functional as TF
 
+from metricli.errors import UsageError
+
 __all__ = ["Augment", "ResizeNormalize", "TimmTransform"]
 
+CropMode = Literal["center", "squash", "border"]
 BICUBIC = InterpolationMode.BICUBIC
+_TENSOR_MODES = (
+    InterpolationMode.BILINEAR,
+    InterpolationMode.BICUBIC,
+    InterpolationMode.NEAREST,
+    InterpolationMode.NEAREST_EXACT,
+)
 
 
 class _ToFloat:
@@ -112,12 +124,14 @@ class Augment:
 
 
 class TimmTransform:
-    """The evaluation transform of a timm model: resize the short side, centre-crop, normalise.
+    """The evaluation transform of a timm model: resize, centre-crop, normalise, as timm itself does.
 
     What is not given is looked up in the model's published configuration; `resolved` holds all of it.
+    `crop_mode` "center" covers `size / crop_pct` and cuts the middle, "squash" squeezes to it and cuts the
+    middle, "border" fits inside it and fills up with the mean colour.
 
     Raises:
-        ValueError: timm has no such model.
+        UsageError: timm has no such model or interpolation, or the hub cannot be reached.
     """
 
     def __init__(
@@ -126,6 +140,7 @@ class TimmTransform:
         model: str,
         size: Sequence[int] | None = None,
         crop_pct: float | None = None,
+        crop_mode: CropMode | None = None,
         interpolation: str | None = None,
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
@@ -133,6 +148,7 @@ class TimmTransform:
         given: dict[str, Any] = {
             "size": size,
             "crop_pct": crop_pct,
+            "crop_mode": crop_mode,
             "interpolation": interpolation,
             "mean": mean,
             "std": std,
@@ -142,32 +158,56 @@ class TimmTransform:
         self.resolved: dict[str, Any] = given
         self.size = (int(given["size"][0]), int(given["size"][1]))
         self.crop_pct = float(given["crop_pct"])
-        self.mode = InterpolationMode(given["interpolation"])
+        self.crop_mode = given["crop_mode"]
+        known = {mode.value: mode for mode in _TENSOR_MODES}
+        if given["interpolation"] not in known:
+            names = ", ".join(known)
+            raise UsageError(f"no interpolation named {given['interpolation']!r} for tensors; known: {names}")
+        self.mode = known[given["interpolation"]]
+        self.fill = [round(255 * m) for m in given["mean"]]
         self.to_float = _ToFloat(given["mean"], given["std"])
 
     def __call__(self, image: Tensor) -> Tensor:
         """Uint8 (3, H, W) -> float32 (3, height, width)."""
+        image = TF.resize(image, self._inner(*image.shape[1:]), interpolation=self.mode, antialias=True)
         height, width = self.size
-        scale = max(height / self.crop_pct / image.shape[1], width / self.crop_pct / image.shape[2])
-        inner = [max(height, int(image.shape[1] * scale)), max(width, int(image.shape[2] * scale))]
-        image = TF.resize(image, inner, interpolation=self.mode, antialias=True)
+        down, right = max(0, height - image.shape[1]), max(0, width - image.shape[2])
+        if self.crop_mode == "border" and (down or right):
+            borders = [right // 2, down // 2, right - right // 2, down - down // 2]
+            image = TF.pad(image, borders, fill=self.fill)
         return self.to_float(TF.center_crop(image, [height, width]))
+
+    def _inner(self, height: int, width: int) -> list[int]:
+        """Height and width to resize to; the roundings are timm's own."""
+        target = [math.floor(side / self.crop_pct) for side in self.size]
+        if self.crop_mode == "squash":
+            return target
+        if self.crop_mode == "center" and target[0] == target[1]:
+            short = min(height, width)
+            return [int(target[0] * height / short), int(target[0] * width / short)]
+        ratios = (height / target[0], width / target[1])
+        ratio = max(ratios) if self.crop_mode == "border" else min(ratios)
+        return [max(1, round(height / ratio)), max(1, round(width / ratio))]
 
 
 def _published(model: str) -> dict[str, Any]:
     if model.startswith(("hf_hub:", "hf-hub:")):
-        from timm.models import load_model_config_from_hf
-
-        config = load_model_config_from_hf(model.split(":", 1)[1])[0]
+        try:
+            config = load_model_config_from_hf(model.split(":", 1)[1])[0]
+        except Exception as error:  # whatever the hub's client raises
+            what = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise UsageError(f"cannot look up the transform of {model!r}: {what}") from None
     elif timm.is_model(model):
         found = timm.models.get_pretrained_cfg(model)
         config = dataclasses.asdict(found) if found else {}
     else:
-        raise ValueError(f"no timm model named {model!r}")
+        near = get_close_matches(model.lower(), timm.list_models(), n=1)
+        raise UsageError(f"no timm model named {model!r}" + (f", did you mean {near[0]!r}?" if near else ""))
     data = resolve_data_config(pretrained_cfg=config)
     return {
         "size": list(data["input_size"][1:]),
         "crop_pct": data["crop_pct"],
+        "crop_mode": data["crop_mode"],
         "interpolation": data["interpolation"],
         "mean": list(data["mean"]),
         "std": list(data["std"]),

@@ -19,6 +19,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.csv as pa_csv
 import pyarrow.parquet as pa_parquet
+from numpy.typing import NDArray
 
 from metricli.errors import DataError
 
@@ -40,6 +41,7 @@ BOX_COLUMNS = ("x_1", "y_1", "x_2", "y_2")
 
 _SEPARATORS = {";": "';'", "\t": "a tab", "|": "'|'"}
 _BLOCK = 1 << 22
+_PIECE = 1 << 18
 _UNPACK = "unpack it and give the file inside"
 _FOREIGN = {
     b"\x1f\x8b": ("compressed with gzip", _UNPACK),
@@ -100,7 +102,7 @@ def _cannot_open(path: Path, error: Exception) -> DataError:
 
 def _read_csv(path: Path, data: Any) -> tuple[list[str], dict[str, Any]]:
     array = np.frombuffer(data, dtype=np.int8)
-    lowest = int(array.min()) if len(array) else 0
+    lowest, quoted = _scan(array)
     if len(array) == 0 or (len(array) < 4096 and not bytes(data).removeprefix(b"\xef\xbb\xbf").strip()):
         raise DataError(
             f"{path} is empty", hint="expected a header such as label,path,split and a line for each image"
@@ -109,7 +111,6 @@ def _read_csv(path: Path, data: Any) -> tuple[list[str], dict[str, Any]]:
         at = int(np.flatnonzero(array == 0)[0])
         message = f"{path} has a NUL byte at byte {at}, {_line_of(data, at)}: it is not a text file"
         raise DataError(message, hint="save the table as CSV (UTF-8) or parquet")
-    quoted = bool((array == ord('"')).any())
     header = _csv_header(path, data)
     try:
         table = pa_csv.read_csv(
@@ -126,6 +127,16 @@ def _read_csv(path: Path, data: Any) -> tuple[list[str], dict[str, Any]]:
     except pa.ArrowInvalid as error:
         raise _csv_problem(path, bytes(data), header, error) from error
     return header, {name: table.column(name) for name in table.column_names if name in COLUMNS}
+
+
+def _scan(data: NDArray[np.int8]) -> tuple[int, bool]:
+    """The lowest byte, negative beyond ASCII, and whether there is a quote; a piece at a time in cache."""
+    lowest, quoted = 127, False
+    for at in range(0, len(data), _PIECE):
+        piece = data[at : at + _PIECE]
+        lowest = min(lowest, int(piece.min()))
+        quoted = quoted or bool((piece == ord('"')).any())
+    return lowest, quoted
 
 
 def _csv_header(path: Path, data: Any) -> list[str]:

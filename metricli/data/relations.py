@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from metricli.data.phrases import Rows0, counted, finding, say_rows, say_values
-from metricli.data.strings import EMPTY_HASH, groups, hash_text
+from metricli.data.strings import EMPTY_HASH, hash_tails, hash_text, repeats
 from metricli.data.subject import Subject
 from metricli.reports import Finding
 
@@ -27,8 +26,8 @@ def check_labels(subject: Subject) -> Iterator[Finding]:
         train, validation = np.flatnonzero(codes == 0), np.flatnonzero(codes == 1)
         train_numbers = numbers[train]
         instances = np.bincount(train_numbers, minlength=bound)
-        yield from _single_instances(subject, train[instances[train_numbers] == 1])
-        rows = validation[instances[numbers[validation]] > 0]
+        yield from _single_instances(subject, train[np.flatnonzero((instances == 1)[train_numbers])])
+        rows = validation[np.flatnonzero((instances > 0)[numbers[validation]])]
         if len(rows):
             labels = len(np.unique(numbers[rows]))
             what = f"{counted(labels, 'label', ('is', 'are'))} in both train and validation"
@@ -50,11 +49,14 @@ def _two_categories(subject: Subject) -> Iterator[Finding]:
     numbers, bound = subject.label_groups
     categories = subject.category_hashes
     rows = np.flatnonzero(categories != EMPTY_HASH)
+    if len(rows) < len(categories):
+        numbers, categories = numbers[rows], categories[rows]
     first = np.empty(bound, dtype=np.uint64)
-    first[numbers[rows][::-1]] = categories[rows][::-1]
-    other = rows[first[numbers[rows]] != categories[rows]]
+    first[numbers[::-1]] = categories[::-1]
+    places = np.flatnonzero(first[numbers] != categories)
+    other = rows[places]
     if len(other):
-        labels = len(np.unique(numbers[other]))
+        labels = len(np.unique(numbers[places]))
         what = f"{counted(labels, 'label', ('is', 'are'))} in more than one category"
         named = say_values(other, subject.first("label", other))
         message = f"{what}: {named}; give every row of a label the category of its first row"
@@ -63,8 +65,10 @@ def _two_categories(subject: Subject) -> Iterator[Finding]:
 
 def check_paths_repeated(subject: Subject) -> Iterator[Finding]:
     """`duplicate-row`, `path-with-two-labels`, `path-in-two-splits`; boxes tell objects of an image apart."""
-    numbers, bound = groups(hash_text(subject.column("path")))
-    rows = np.flatnonzero((np.bincount(numbers, minlength=bound) > 1)[numbers])
+    column = subject.column("path")
+    rows = repeats(hash_tails(column))
+    if len(rows):
+        rows = rows[repeats(hash_text(column)[rows])]
     if not len(rows):
         return
     table = subject.table
@@ -145,25 +149,17 @@ def unmatched(
         is_gallery: (N,) rows that are in the gallery.
         sequences: (N,) hash of each row's sequence, `EMPTY_HASH` for none (which excludes nothing), or None.
     """
+    # Indexing by row numbers is several times quicker than by a mask.
     gallery = np.flatnonzero(is_gallery)
-    matches = np.bincount(labels[gallery], minlength=bound)[labels[queries]]
-    excluded = is_gallery[queries].astype(np.int64)
+    asked, offered = labels[queries], labels[gallery]
+    matches = np.bincount(offered, minlength=bound)[asked]
+    without = matches <= is_gallery[queries]
     if sequences is not None:
-        excluded = np.maximum(excluded, _of_same_sequence(labels, queries, gallery, sequences, matches))
-    return queries[matches <= excluded]
-
-
-def _of_same_sequence(
-    labels: Any, queries: Rows0, gallery: Rows0, sequences: Any, matches: Any
-) -> NDArray[np.int64]:
-    """For each query, gallery rows (itself too) of its label and sequence; 0 where it has no sequence."""
-    counts = np.zeros(len(queries), dtype=np.int64)
-    asking = np.flatnonzero((sequences[queries] != EMPTY_HASH) & (matches > 0))
-    if not len(asking):
-        return counts
-    rows = np.concatenate([gallery, queries[asking]])
-    mixed = labels[rows].astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15) ^ sequences[rows]
-    numbers, bound = groups(mixed)
-    tracks = np.bincount(numbers[: len(gallery)], minlength=bound)
-    counts[asking] = tracks[numbers[len(gallery) :]]
-    return counts
+        # Of one sequence with all of its label's gallery, a query finds nothing.
+        own, theirs = sequences[queries], sequences[gallery]
+        some = np.empty(bound, dtype=np.uint64)
+        some[offered] = theirs
+        several = np.zeros(bound, dtype=bool)
+        several[offered[np.flatnonzero(some[offered] != theirs)]] = True
+        without |= (own != EMPTY_HASH) & (matches > 0) & (some[asked] == own) & ~several[asked]
+    return queries[np.flatnonzero(without)]

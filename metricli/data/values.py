@@ -90,7 +90,7 @@ def _meant(word: str) -> str | None:
 
 
 def check_flags(subject: Subject) -> Iterator[Finding]:
-    """`bad-flag`, `flags-missing`, `flags-on-train`, `neither-query-nor-gallery`."""
+    """`bad-flag`, `flags-missing`, `flags-on-train`, `unused-row`."""
     if subject.need == "predict":
         return
     table = subject.table

@@ -58,7 +58,7 @@ class Augment(TransformSpec):
     name: Literal["augment"] = "augment"
     size: Size = Field([224, 224], description="side in pixels, or [height, width]")
     scale: Pair = Field([0.5, 1.0], description="share of the area that a random crop keeps: [least, most]")
-    ratio: Pair = Field([0.75, 1.3333], description="aspect of a random crop before resizing: [least, most]")
+    ratio: Pair = Field([0.75, 1.3333], description="width / height of a random crop: [least, most]")
     flip: float = Field(0.5, ge=0, le=1, description="probability of a horizontal flip")
     rotate: float = Field(0.0, ge=0, le=180, description="rotate by up to so many degrees")
     color_jitter: float = Field(

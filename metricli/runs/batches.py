@@ -38,7 +38,8 @@ class ShuffledBatches:
 class EpochBatches:
     """Deals each global batch of a sampler to the processes, each image with its place in the epoch.
 
-    The place is counted over the global order, so augmentation does not depend on the number of processes.
+    The slices differ in length by one image at most. The place is counted over the global order, so
+    augmentation does not depend on the number of processes.
     """
 
     def __init__(self, sampler: BatchSampler, *, rank: int = 0, world: int = 1) -> None:
@@ -58,6 +59,6 @@ class EpochBatches:
         for number, rows in enumerate(self.sampler):
             if number >= self.skip:
                 places = [Place(int(row), self.epoch, position + i) for i, row in enumerate(rows)]
-                share = -(-len(places) // self.world)
-                yield places[self.rank * share : (self.rank + 1) * share]
+                first, end = (len(places) * r // self.world for r in (self.rank, self.rank + 1))
+                yield places[first:end]
             position += len(rows)

@@ -15,7 +15,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState
 
-from metricli.errors import Interrupted, ResourceError, UsageError
+from metricli.errors import Interrupted, ResourceError, UsageError, WorkerError
 from metricli.reports import Reporter
 from metricli.specs.data import ComputeSpec
 
@@ -133,16 +133,24 @@ def stop_on_signals() -> Iterator[StopFlag]:
 
 @contextmanager
 def translated_errors() -> Iterator[None]:
-    """Running out of memory or disk as `ResourceError`, whoever noticed it.
+    """Running out of memory or disk, and the death of a worker, as our own errors, whoever noticed it.
 
     Raises:
         ResourceError: in place of torch's or the system's own error.
+        WorkerError: a process that decodes images was killed.
     """
     try:
         yield
     except (torch.OutOfMemoryError, MemoryError) as error:
         what = str(error).splitlines()[0] if str(error) else "out of memory"
         raise ResourceError(what, hint="lower the batch size, the image size or the precision") from None
+    except RuntimeError as error:
+        if not str(error).startswith("DataLoader worker"):
+            raise
+        raise WorkerError(
+            f"a process that decodes images died: {str(error).splitlines()[0]}",
+            hint="the memory may not suffice; lower num_workers",
+        ) from None
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG):
             raise ResourceError(

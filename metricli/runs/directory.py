@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import platform
 import secrets
-import sys
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -56,12 +56,23 @@ class RunDirectory:
         """
         try:
             self.best.parent.mkdir(parents=True, exist_ok=True)
+            if self.holds_a_run:  # one that was stopped before its first last.ckpt
+                self.metrics.unlink(missing_ok=True)
+                self.best.unlink(missing_ok=True)
             (self.path / "env.json").write_text(json.dumps(environment(), indent=2) + "\n")
             text = yaml.safe_dump(dict(resolved), sort_keys=False, allow_unicode=True)
             self.spec.write_text(text, encoding="utf-8")
         except OSError as error:
+            self._undo_start()
             what = f"cannot write the run directory {str(self.path)!r}: {error.strerror}"
             raise ResourceError(what, hint="give another place with --run-dir") from None
+
+    def _undo_start(self) -> None:
+        with contextlib.suppress(OSError):
+            for file in (self.path / "env.json", self.spec):
+                file.unlink(missing_ok=True)
+            for folder in (self.best.parent, self.path):
+                folder.rmdir()
 
     def append(self, row: Mapping[str, Any]) -> None:
         """Add one line to metrics.jsonl."""
@@ -96,7 +107,8 @@ def new_run_directory(name: str, at: str | Path | None) -> RunDirectory:
     if run.path.exists() and not run.path.is_dir():
         raise UsageError(f"the run directory {str(at)!r} is a file")
     if run.holds_a_run:
-        hint = f"go on with --resume {at}, or give another --run-dir"
+        go_on = f"--resume {at}" if run.last.is_file() else f"--run-dir {at} --resume auto"
+        hint = f"go on with {go_on}, or give another --run-dir"
         raise UsageError(f"{str(at)!r} holds a run already", hint=hint)
     return run
 
@@ -119,7 +131,12 @@ def find_checkpoint(given: str | Path | None) -> Path:
     """
     if given is not None:
         path = Path(given)
-        return RunDirectory(path).best if path.is_dir() else path
+        if not path.is_dir():
+            return path
+        if not RunDirectory(path).best.is_file():
+            what = f"the folder {str(path)!r} holds no checkpoints/best.ckpt"
+            raise CheckpointError(what, hint="give a best.ckpt, or a run directory")
+        return RunDirectory(path).best
     run = newest_run(Path.cwd() / RUNS)
     if run is None:
         raise CheckpointError(
@@ -137,7 +154,6 @@ def environment() -> dict[str, Any]:
         "cores": os.cpu_count(),
         "packages": {package: _version(package) for package in _PACKAGES},
         "variables": {name: os.environ[name] for name in _VARIABLES if name in os.environ},
-        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
     }
 
 

@@ -180,12 +180,11 @@ def check_out(out: Path) -> None:
         UsageError: another suffix, a folder, or no folder to write in.
         ResourceError: the folder is not writable.
     """
-    if out.suffix not in SUFFIXES:
-        raise UsageError(
-            f"--out {str(out)!r} ends in {out.suffix or 'nothing'!r}, expected {', '.join(SUFFIXES)}"
-        )
     if out.is_dir():
-        raise UsageError(f"--out {str(out)!r} is a folder; give a file name in it")
+        raise UsageError(f"--out {str(out)!r} is a folder", hint="give a file name in it")
+    if out.suffix not in SUFFIXES:
+        ending = f"ends in {out.suffix!r}" if out.suffix else "has no suffix"
+        raise UsageError(f"--out {str(out)!r} {ending}, expected one of {', '.join(SUFFIXES)}")
     if not out.parent.is_dir():
         raise UsageError(
             f"--out {str(out)!r}: the folder {str(out.parent)!r} does not exist", hint="make it first"

@@ -103,13 +103,20 @@ def restore(run: RunDirectory, learner: Learner, labels: list[str]) -> Progress:
 
 
 def refuse_other_spec(was: Mapping[str, Any], now: Mapping[str, Any], where: Path) -> None:
-    """Refuse to go on with a spec that would train something else; `compute` may differ.
+    """Refuse to go on with a spec that would train something else.
+
+    Where to compute, how many processes decode, the loggers and the prediction may differ.
 
     Raises:
         UsageError: naming the keys that differ.
     """
     before, after = _flat(was), _flat(now)
-    keys = [k for k in before | after if before.get(k) != after.get(k) and not k.startswith("compute.")]
+    free = ("compute.", "loggers", "prediction.")
+    keys = [
+        k
+        for k in before | after
+        if before.get(k) != after.get(k) and not k.startswith(free) and not k.endswith(".num_workers")
+    ]
     if keys:
         shown = "; ".join(f"{k}: {before.get(k)!r} was, {after.get(k)!r} is" for k in sorted(keys)[:5])
         raise UsageError(

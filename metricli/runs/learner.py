@@ -30,8 +30,9 @@ class Learner:
     spec: TrainSpec
 
     def __post_init__(self) -> None:
-        # The loss stays as it is: Accelerate would autocast it, and logits and distances want float32.
-        self._model, self._optimizer = self.context.accelerator.prepare(self.extractor, self.optimizer)
+        # Not the modules: `prepare` would leave autocast in their `forward`, and the loss and evaluation
+        # want float32.
+        self._optimizer = self.context.accelerator.prepare(self.optimizer)
         backbone = getattr(self.extractor, "backbone", self.extractor)
         self._freezable = [p for p in backbone.parameters() if p.requires_grad]
 
@@ -48,7 +49,7 @@ class Learner:
     def start_epoch(self, epoch: int) -> bool:
         """Training mode; the backbone frozen, its batch norm included, in the first `freeze_epochs`."""
         frozen = epoch < self.spec.training.freeze_epochs
-        self._model.train()
+        self.extractor.train()
         self.loss.train()
         for parameter in self._freezable:
             parameter.requires_grad_(not frozen)
@@ -66,7 +67,9 @@ class Learner:
         torch.manual_seed(_noise_seed(self.spec.seed, step, accelerator.process_index))
         images = batch.images.to(self.context.device, self.context.dtype, non_blocking=True)
         labels = batch.labels.to(self.context.device, non_blocking=True)
-        loss: Tensor = self.loss(self._model(images), labels)
+        with accelerator.autocast():
+            embeddings: Tensor = self.extractor(images)
+        loss: Tensor = self.loss(embeddings.to(self.context.dtype), labels)
         if not bool(torch.isfinite(loss)):
             raise _non_finite("loss", step)
         values = {"loss": float(loss.detach())}
@@ -106,8 +109,8 @@ class Learner:
                 self.scheduler.step()
 
     def tell_schedule(self, value: float) -> None:
-        """Give a schedule that watches it the monitored value; higher is better."""
-        if self.spec.scheduler.monitored:
+        """Give a schedule that watches it the monitored value; higher is better, NaN is not told."""
+        if self.spec.scheduler.monitored and not np.isnan(value):
             self.scheduler.step(value)
 
     def state(self) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from torch import Tensor
 from metricli.components.tensorfile import file_sha256
 from metricli.data.checks import check_table, require_sound
 from metricli.data.table import Table, folder_table
-from metricli.errors import DataError, ResourceError
+from metricli.errors import DataError, ResourceError, UsageError
 from metricli.reports import PredictReport, Reporter
 from metricli.runs.checkpoints import read_best
 from metricli.runs.context import open_context
@@ -65,6 +65,10 @@ def predict(
     options = spec.prediction
     loader = RowLoader(context, dataset, batch_size=options.batch_size, num_workers=options.num_workers)
     file = FeatureFile(target, rows, options.dtype)
+    for place in (file.out, file.index, file.manifest):
+        if place.exists() and place.samefile(block.table):
+            what = f"--out {str(target)!r} would replace the table {block.table!r}"
+            raise UsageError(what, hint="give another name")
 
     def keep(at: np.ndarray, features: Tensor) -> None:
         if not file.dim:

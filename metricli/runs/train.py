@@ -9,7 +9,7 @@ from typing import Any
 
 from metricli.components.dataset import Batch
 from metricli.data.table import Rows, Table
-from metricli.errors import UsageError
+from metricli.errors import DataError, UsageError
 from metricli.reports import OVERALL, Metrics, Reporter, TrainReport
 from metricli.runs.checkpoints import read_last, save_best
 from metricli.runs.context import Context, StopFlag, open_context, stop_on_signals
@@ -96,12 +96,12 @@ class Training:
         self.reporter, self.warnings = context.reporter, warnings
         self.eval_transform = self.spec.transforms.eval.build()
         self.validation_rows = validation_rows
+        if self.spec.training.freeze_epochs:
+            self.reporter.say(
+                f"the backbone is frozen in the first {self.spec.training.freeze_epochs} epochs"
+            )
         dataset = image_dataset(validation_rows, self.eval_transform, self.spec.data)
         self.validation_loader = row_loader(context, dataset, self.spec.validation)
-        if len(validation_rows) == 0:
-            self.warn(
-                "the table has no validation rows: nothing is judged, and best.ckpt is the last epoch's"
-            )
 
     def warn(self, message: str) -> None:
         """Say a warning and keep it for the report."""
@@ -142,7 +142,7 @@ class Training:
         progress, epoch = self.progress, self.progress.epoch
         self.data.batches.set_epoch(epoch, skip=progress.step_in_epoch)
         frozen = self.learner.start_epoch(epoch)
-        name = f"epoch {epoch + 1}/{self.spec.training.epochs}" + (" (backbone frozen)" if frozen else "")
+        name = f"epoch {epoch + 1}/{self.spec.training.epochs}" + (" (frozen)" if frozen else "")
         self.reporter.begin(name, self.data.steps_per_epoch - progress.step_in_epoch, "step")
         try:
             if progress.step_in_epoch < self.data.steps_per_epoch:
@@ -155,10 +155,9 @@ class Training:
     def take(self, batch: Batch) -> None:
         """One step, counted and logged."""
         self.note_bad(batch)
-        lr = self.learner.lr
-        values = self.learner.step(batch, self.progress.step)
+        lr = self.learner.lr  # before the step, after which the schedule moves on
+        values = {"lr": lr, **self.learner.step(batch, self.progress.step)}
         self.progress.add(values)
-        values = {"lr": lr, **values}
         self.reporter.advance(1, {**values, "images": len(batch.rows)})
         if self.progress.step % self.spec.training.log_every_steps == 0:
             self.logs.row(self.progress.step, self.progress.epoch + 1, "train", values)
@@ -166,6 +165,9 @@ class Training:
     def note_bad(self, batch: Batch) -> None:
         """Stop at, or count, images that could not be read."""
         refuse_bad(batch.bad, self.spec.data)
+        if len(batch.rows) == 0:
+            hint = "`metricli inspect-dataset --deep` lists every image that cannot be read"
+            raise DataError(f"no image of a batch can be read: {batch.bad[0][1]}, ...", hint=hint)
         for row, reason in batch.bad:
             path = str(self.data.rows.paths[row])
             if path not in self.progress.skipped:
@@ -230,7 +232,9 @@ class Training:
             "epochs": self.spec.training.epochs,
             "loss": means.get("loss"),
         }
-        row |= {"lr": self.learner.lr, "seconds": seconds, **(metrics or {}).get(OVERALL, {})}
+        overall, monitor = (metrics or {}).get(OVERALL, {}), self.spec.validation.monitor
+        row |= {"lr": means.get("lr"), "seconds": seconds}
+        row |= {monitor: overall[monitor], **overall} if monitor in overall else overall
         row["best"] = int(progress.best_epoch == progress.epoch + 1)
         self.reporter.epoch(row)
 
@@ -267,6 +271,9 @@ def choose_run(
         return new_run_directory(spec.name, run_dir), False
     if str(resume) != "auto":
         run = RunDirectory(Path(resume).absolute())
+        if run_dir is not None and Path(run_dir).absolute() != run.path:
+            what = f"--resume {str(resume)!r} and --run-dir {str(run_dir)!r} are two places"
+            raise UsageError(what, hint="give one of them")
     elif run_dir is not None:
         run = RunDirectory(Path(run_dir).absolute())
     else:
@@ -277,6 +284,8 @@ def choose_run(
         what = f"{str(resume)!r} holds no checkpoints/last.ckpt to resume"
         raise UsageError(what, hint="give a run directory, or --resume auto")
     reporter.say("there is no run to resume: starting a new one")
+    if run_dir is not None and run.holds_a_run:  # it was stopped before its first checkpoint
+        return run, False
     return new_run_directory(spec.name, run_dir), False
 
 

@@ -28,7 +28,7 @@ from metricli.runs.parts import (
     take_split,
 )
 from metricli.specs.data import DataSpec
-from metricli.specs.load import Loaded, Source, check_spec
+from metricli.specs.load import Loaded, Source
 from metricli.specs.suggest import did_you_mean
 from metricli.specs.validate import ValidateSpec, ValidationSpec
 
@@ -61,7 +61,6 @@ def validate(
     if source is None and features is not None:
         source = {}
     loaded: Loaded[ValidateSpec] = load_inference(source, best, ValidateSpec, data, overrides)
-    check_spec(loaded, None)
     spec = loaded.spec
     _require_metrics(spec.validation, require)
     block = require_data(spec)

@@ -32,7 +32,7 @@ class DataSpec(SpecModel):
     root: SpecPath | None = Field(
         None, description="folder the paths start from; null: the table's own folder"
     )
-    max_pixels: int = Field(50_000_000, ge=1, description="refuse to decode an image with more pixels")
+    max_pixels: int = Field(100_000_000, ge=1, description="refuse to decode an image with more pixels")
     on_bad_image: Literal["raise", "skip"] = Field(
         "raise",
         description="stop at an image that cannot be read, or go on without it: training takes another image "

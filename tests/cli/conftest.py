@@ -1,0 +1,121 @@
+"""Files to run commands on, and what a command that fails must leave as it was."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.conftest import FIGURES, ROOT, TINY, Outcome
+
+Call = Callable[..., Outcome]
+
+
+def listing(folder: Path) -> dict[str, tuple[int, int]]:
+    """Every file and folder below; of files the size and time of change."""
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        status = path.lstat()
+        is_folder = path.is_dir()
+        found[str(path.relative_to(folder))] = (0, 0) if is_folder else (status.st_size, status.st_mtime_ns)
+    return found
+
+
+@pytest.fixture
+def spec(tiny: dict[str, Any], tmp_path: Path) -> str:
+    """The tiny spec as `tiny.yaml` in the folder that commands run in."""
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(tiny, sort_keys=False))
+    return "tiny.yaml"
+
+
+@pytest.fixture
+def figures(tmp_path: Path) -> Path:
+    """A copy of the drawn data set that a test may damage: `figures/df.csv` and its images."""
+    folder = tmp_path / "figures"
+    shutil.copytree(FIGURES.parent, folder)
+    return folder
+
+
+@pytest.fixture
+def refused(cli: Call, tmp_path: Path) -> Call:
+    """Run a command that must fail: nothing on stdout, nothing written, one error on stderr; its outcome."""
+
+    def call(*words: Any) -> Outcome:
+        before = listing(tmp_path)
+        outcome = cli(*words)
+        assert listing(tmp_path) == before
+        assert outcome.out == ""
+        assert outcome.err.count("error: ") == 1, outcome.err
+        assert "Traceback" not in outcome.err
+        return outcome
+
+    return call
+
+
+def error_of(outcome: Outcome) -> str:
+    """The error of a command that said nothing else, without its `error: `."""
+    assert outcome.err.startswith("error: "), outcome.err
+    return outcome.err.removeprefix("error: ").removesuffix("\n")
+
+
+def process(*words: Any, cwd: Path, **options: Any) -> subprocess.Popen[str]:
+    """`metricli ...` as a process of its own, on the CPU."""
+    environment = {**os.environ, "METRICLI_DEVICE": "cpu", **options.pop("env", {})}
+    command = [sys.executable, "-m", "metricli", *map(str, words)]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(command, cwd=cwd, env=environment, **(pipes | options))
+
+
+def table_lines() -> list[str]:
+    """The lines of the drawn table, header first."""
+    return FIGURES.read_text().splitlines()
+
+
+METRICS = ["cmc@1", "cmc@5", "precision@5", "map@5", "map@r"]
+VALIDATE_KEYS = [
+    "schema_version",
+    "metrics",
+    "split",
+    "queries",
+    "gallery",
+    "queries_without_match",
+    "distance",
+    "embeddings",
+    "skipped",
+    "warnings",
+    "seconds",
+]
+
+
+def metrics_text(metrics: dict[str, dict[str, float]]) -> str:
+    """The table of metrics as it is printed in a pipe."""
+    rows = [["", *METRICS]]
+    rows += [[name, *(f"{row[metric]:.4f}" for metric in METRICS)] for name, row in metrics.items()]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "".join(
+        "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip() + "\n"
+        for row in rows
+    )
+
+
+__all__ = [
+    "FIGURES",
+    "METRICS",
+    "ROOT",
+    "TINY",
+    "VALIDATE_KEYS",
+    "Call",
+    "Outcome",
+    "error_of",
+    "listing",
+    "metrics_text",
+    "process",
+    "table_lines",
+]

@@ -1,0 +1,79 @@
+"""--fail-under: exit 8 where a metric is on the wrong side of its limit."""
+
+import math
+
+import pytest
+
+from tests.cli.conftest import VALIDATE_KEYS, metrics_text
+
+
+@pytest.mark.parametrize(
+    ("gate", "code"),
+    [(["cmc@1=0.05"], 0), (["cmc@1=0.99"], 8), (["star/cmc@5=0.1", "ring/map@r=0.99"], 8)],
+)
+def test_fail_under(cli, trained, gate, code):
+    words = [word for limit in gate for word in ("--fail-under", limit)]
+    done = cli("validate", "--ckpt", trained.best_ckpt, *words, "--json")
+    assert done.code == code
+    assert list(done.json) == [*VALIDATE_KEYS, "gate"]
+    assert (
+        [entry["passed"] for entry in done.json["gate"]] == [code == 0] if len(gate) == 1 else [True, False]
+    )
+    if code == 0:
+        assert done.err == ""
+        return
+    failed = done.json["gate"][-1]
+    value = trained.metrics[failed["category"]][failed["metric"]]
+    assert failed == {
+        "metric": failed["metric"],
+        "category": failed["category"],
+        "limit": 0.99,
+        "value": value,
+        "at": "least",
+        "passed": False,
+    }
+    assert done.err == (
+        f"error: quality gate: {failed['metric']} of {failed['category']} is {value:.4f}, "
+        "at least 0.99 is asked for\n"
+    )
+    said = cli("validate", "--ckpt", trained.best_ckpt, *words)
+    assert (said.code, said.err) == (8, done.err)
+    assert said.out.startswith(metrics_text(trained.metrics))
+
+
+@pytest.mark.parametrize(
+    ("gate", "message"),
+    [
+        ("cmc@1", "--fail-under 'cmc@1' is not METRIC=VALUE; for example --fail-under cmc@1=0.8"),
+        ("cmc@1=high", "--fail-under 'cmc@1=high' is not METRIC=VALUE; for example --fail-under cmc@1=0.8"),
+        ("cmc@1=nan", "--fail-under 'cmc@1=nan' is not METRIC=VALUE; for example --fail-under cmc@1=0.8"),
+        (
+            "cmc@2=0.1",
+            "the metric 'cmc@2' is not computed, did you mean 'cmc@5'? "
+            "computed: cmc@1, cmc@5, precision@5, map@5, map@r",
+        ),
+        (
+            "moon/cmc@1=0.1",
+            "--fail-under: no category 'moon'; there are: OVERALL, glyph, polygon, ring, star",
+        ),
+    ],
+)
+def test_a_gate_that_cannot_be_meant(refused, trained, gate, message):
+    done = refused("validate", "--ckpt", trained.best_ckpt, "--fail-under", gate)
+    assert (done.code, done.err) == (2, f"error: {message}\n")
+
+
+def test_a_gate_of_a_metric_that_is_better_low():
+    from metricli.cli.gates import parse
+
+    low, high = parse(["eer=0.2", "cmc@1=0.2"])
+    metrics = {"OVERALL": {"eer": 0.1, "cmc@1": 0.1}}
+    assert (low.check(metrics)["at"], low.check(metrics)["passed"]) == ("most", True)
+    assert (high.check(metrics)["at"], high.check(metrics)["passed"]) == ("least", False)
+    nothing = {"OVERALL": {"cmc@1": math.nan}}
+    assert high.check(nothing) | {"limit": 0} == {
+        **high.check(nothing),
+        "limit": 0,
+        "value": None,
+        "passed": False,
+    }

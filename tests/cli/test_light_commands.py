@@ -1,0 +1,88 @@
+"""The commands that need no torch: plugins, schema, init, env, --version, --help."""
+
+import pytest
+
+
+@pytest.mark.parametrize("words", [[], ["losses"], ["losses", "triplet"]])
+def test_plugins(cli, words):
+    done = cli("plugins", *words, "--json")
+    assert (done.code, done.err) == (0, "")
+    assert {tuple(entry) for entry in done.json} == {
+        ("kind", "name", "package", "version", "status", "fields")
+    }
+    assert {entry["status"] for entry in done.json} == {"ok"}
+    assert ("losses", "triplet") in {(entry["kind"], entry["name"]) for entry in done.json}
+    said = cli("plugins", *words)
+    assert (said.code, said.err) == (0, "")
+    assert "triplet" in said.out
+
+
+def test_plugins_shows_the_fields_of_one(cli):
+    done = cli("plugins", "losses", "triplet", "--json")
+    assert list(done.json[0]["fields"]) == ["margin", "miner", "distance", "squared", "reduction"]
+    lines = cli("plugins", "losses", "triplet").out.splitlines()
+    assert lines[0] == "losses triplet (metricli 0.1.0): ok"
+    assert lines[2].split() == ["field", "default", "meaning"]
+    assert [line.split()[:2] for line in lines[3:]] == [
+        ["margin", "0.2"],
+        ["miner", "hard_triplets"],
+        ["distance", "euclidean"],
+        ["squared", "false"],
+        ["reduction", "mean"],
+    ]
+
+
+@pytest.mark.parametrize("verb", ["train", "validate", "predict"])
+def test_schema_accepts_the_tiny_spec_and_refuses_a_typo(cli, tiny, verb):
+    import jsonschema
+
+    done = cli("schema", verb)
+    assert (done.code, done.err) == (0, "")
+    validator = jsonschema.Draft202012Validator(done.json)
+    validator.validate(tiny)
+    assert not validator.is_valid({**tiny, "los": "triplet"})
+    assert not validator.is_valid({**tiny, "extractor": {**tiny["extractor"], "dimm": 3}})
+
+
+def test_init_writes_a_spec_that_trains(cli, figures, tmp_path):
+    printed = cli("init", "figures/df.csv")
+    assert (printed.code, printed.err) == (0, "")
+    done = cli("init", "figures/df.csv", "--out", "spec.yaml")
+    assert (done.code, done.out) == (0, "wrote spec.yaml; next: metricli train spec.yaml --dry-run\n")
+    assert (tmp_path / "spec.yaml").read_text() == printed.out
+    model = ["extractor.model=test_resnet", "extractor.pretrained=false"]
+    tried = cli("train", "spec.yaml", *model, "--dry-run", "--json")
+    assert tried.code == 0, tried.err
+    assert tried.json["train_batch"]["images"] == 48
+
+
+def test_env(cli, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "secret")
+    done = cli("env", "--json")
+    assert (done.code, done.err, done.json["schema_version"]) == (0, "", 1)
+    assert set(done.json) == {
+        "schema_version",
+        "python",
+        "platform",
+        "cores",
+        "packages",
+        "variables",
+    }
+    assert done.json["packages"]["torch"][0].isdigit()
+    assert "secret" not in done.out
+    said = cli("env")
+    assert (said.code, said.err) == (0, "")
+    assert ["torch", done.json["packages"]["torch"]] in [line.split() for line in said.out.splitlines()]
+
+
+def test_version_and_help(cli):
+    done = cli("--version")
+    assert (done.code, done.out, done.err) == (0, "metricli 0.1.0\n", "")
+    done = cli("--help")
+    assert (done.code, done.err) == (0, "")
+    verbs = ["train", "validate", "predict", "inspect-dataset", "plugins", "schema", "init", "env"]
+    assert [line.split()[0] for line in done.out.split("Commands:\n")[1].splitlines()] == verbs
+    for verb in verbs:
+        done = cli(verb, "--help")
+        assert (done.code, done.err) == (0, "")
+        assert done.out.startswith(f"Usage: metricli {verb} ")

@@ -1,0 +1,154 @@
+"""What a person sees: no line broken at 80 columns, nothing but plain lines in a pipe."""
+
+import io
+import re
+
+import pytest
+
+from metricli.cli import progress, render
+from metricli.reports import TrainReport
+
+ROW = {
+    "epoch": 3,
+    "epochs": 20,
+    "loss": 0.12345,
+    "lr": 2.5e-4,
+    "seconds": 12.3,
+    "cmc@1": 0.5,
+    "cmc@5": 0.75,
+    "precision@5": 0.1234,
+    "map@5": 0.3,
+    "map@r": 0.25,
+    "best": 1,
+}
+LIVE = {
+    "loss": 0.1,
+    "lr": 1e-3,
+    "active": 0.5,
+    "positive_distance": 0.9,
+    "negative_distance": 1.1,
+    "images": 64,
+}
+
+
+def live(monkeypatch, width):
+    """A reporter on a terminal of this width, and what it wrote."""
+    from rich.console import Console
+
+    reporter = progress.LiveReporter()
+    written = io.StringIO()
+    reporter.console = Console(file=written, force_terminal=True, width=width, highlight=False)
+    return reporter, written
+
+
+def shown(written):
+    """The lines without colours and cursor moves."""
+    return [line for line in re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", written.getvalue()).split("\n") if line]
+
+
+@pytest.mark.parametrize(
+    ("width", "expected"),
+    [
+        (80, "epoch 3/20  loss 0.1235  lr 2.50e-04  cmc@1 0.5000  cmc@5 0.7500  12.3 s  best"),
+        (
+            140,
+            "epoch 3/20  loss 0.1235  lr 2.50e-04  cmc@1 0.5000  cmc@5 0.7500  "
+            "precision@5 0.1234  map@5 0.3000  map@r 0.2500  12.3 s  best",
+        ),
+        (20, "epoch 3/20  12.3 s  best"),
+    ],
+)
+def test_an_epoch_is_one_line_on_a_terminal(monkeypatch, width, expected):
+    reporter, written = live(monkeypatch, width)
+    reporter.epoch(ROW)
+    assert shown(written) == [expected]
+
+
+def test_an_epoch_is_whole_in_a_pipe():
+    line = progress.describe_epoch(ROW)
+    assert line.endswith("map@5 0.3000  map@r 0.2500  12.3 s  best")
+
+
+@pytest.mark.parametrize(
+    ("width", "name", "numbers"),
+    [
+        (
+            140,
+            "epoch 1/4",
+            "loss 0.1000, lr 1.00e-03, active 0.5000, d+ 0.9000, d- 1.1000, 128 images/s",
+        ),
+        (80, "epoch 1/4", "loss 0.1000, lr 1.00e-03, 128 images/s"),
+        (80, "epoch 10/20 (frozen)", "loss 0.1000, 128 images/s"),
+        (60, "epoch 10/20 (frozen)", ""),
+        (40, "epoch 10/20 (frozen)", ""),
+    ],
+)
+def test_the_bar_fits_the_terminal(monkeypatch, width, name, numbers):
+    reporter, written = live(monkeypatch, width)
+    reporter.begin(name, 1000, "step")
+    reporter.started -= 0.5
+    monkeypatch.setattr(progress.time, "monotonic", lambda started=reporter.started: started + 0.5)
+    reporter.advance(500, LIVE)
+    reporter.progress.refresh()
+    reporter.end()
+    lines = [line.rstrip() for part in shown(written) for line in part.split("\r") if "50" in line]
+    assert all(len(line) <= width for line in lines)
+    if width >= 60:
+        assert lines
+        assert all(line.startswith(name) and "500/1000" in line for line in lines)
+        assert lines[-1].endswith(numbers)
+
+
+@pytest.mark.parametrize(("unit", "each"), [("step", "images"), ("image", "images"), ("query", "queries")])
+def test_progress_in_a_pipe_is_a_line_every_half_minute(capfd, monkeypatch, unit, each):
+    now = [100.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    reporter = progress.reporter()
+    assert type(reporter) is progress.PlainReporter
+    reporter.begin("work", 100, unit)
+    for _ in range(60):
+        now[0] += 1
+        reporter.advance(1, {"images": 8} if unit == "step" else None)
+    rate = 8 if unit == "step" else 1
+    counted = {"step": "steps", "image": "images", "query": "queries"}[unit]
+    assert capfd.readouterr().err.splitlines() == [
+        f"work: 30/100 {counted}, {rate} {each}/s, 1:10 left",
+        f"work: 60/100 {counted}, {rate} {each}/s, 0:40 left",
+    ]
+    quiet = progress.reporter(quiet=True)
+    quiet.say("nothing")
+    quiet.epoch(ROW)
+    quiet.warn("careful")
+    assert capfd.readouterr().err == "warning: careful\n"
+
+
+@pytest.mark.parametrize("width", [80, 140])
+def test_the_metric_tables_fit_the_terminal(capfd, monkeypatch, width, tmp_path):
+    monkeypatch.setenv("COLUMNS", str(width))
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    monkeypatch.chdir(tmp_path)
+    categories = ("OVERALL", "a category with a long name")
+    metrics = {name: {k: v for k, v in ROW.items() if "@" in k} for name in categories}
+    folder = tmp_path / "runs" / ("x" * 60)
+    report = TrainReport(
+        metrics, folder, folder / "best.ckpt", folder / "last.ckpt", 3, 20, 60, "cmc@1", 0.5, "epochs"
+    )
+    render.trained(report)
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", capfd.readouterr().out).splitlines()
+    tables = [line for line in lines if "runs/" not in line]
+    assert all(len(line) <= width for line in tables)
+    heads = [line.split() for line in tables if "@" in line and not line.startswith("best epoch")]
+    names = [name for name in ROW if "@" in name]
+    assert [name for head in heads for name in head] == names
+    assert len(heads) == (1 if width == 140 else 2)
+    assert lines[-1] == f"next        metricli validate --ckpt runs/{'x' * 60}/best.ckpt"
+
+
+def test_a_report_in_a_pipe_has_no_escape_codes_and_is_never_cut(cli, figures, tmp_path):
+    long = "n" * 150
+    (figures / "long.csv").write_text(
+        f"label,path,split,is_query,is_gallery,{long}\na,images/arc_plain_8.png,validation,1,1,x\n"
+    )
+    done = cli("inspect-dataset", "figures/long.csv")
+    assert long in done.out
+    assert "\x1b" not in done.out + done.err

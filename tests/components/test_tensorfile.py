@@ -1,0 +1,277 @@
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import math
+import os
+import struct
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from metricli.components import tensorfile
+from metricli.components.tensorfile import (
+    file_sha256,
+    pack,
+    read_tensor_file,
+    unpack,
+    write_tensor_file,
+)
+from metricli.errors import CheckpointError, ResourceError
+
+TENSORS = {
+    "a.weight": torch.arange(6.0).reshape(2, 3),
+    "b": torch.tensor([1, 2, 3], dtype=torch.int64),
+    "half": torch.ones(3, dtype=torch.bfloat16),
+    "flag": torch.tensor([True, False]),
+    "scalar": torch.tensor(4.0, dtype=torch.float64),
+    "empty": torch.zeros(0, 5),
+}
+META = {"kind": "best", "labels": ["é", "007", '"quoted"'], "metrics": {"map@r": 0.25}}
+
+
+def write(path: Path, **header: str) -> Path:
+    """A checkpoint whose header says something else."""
+    text = json.dumps({})
+    fields = {"format": "metricli", "format_version": "1", "meta": text}
+    fields["sha256"] = tensorfile._digest({"a": torch.ones(2)}, text)
+    save_file({"a": torch.ones(2)}, path, metadata=fields | header)
+    return path
+
+
+def refusal(path: Path) -> str:
+    with pytest.raises(CheckpointError) as caught:
+        read_tensor_file(path)
+    assert caught.value.exit_code == 5
+    return caught.value.message
+
+
+def test_what_is_written_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "a.ckpt"
+    digest = write_tensor_file(path, TENSORS, META)
+    tensors, meta, read_digest = read_tensor_file(path)
+    assert meta == META
+    assert digest == read_digest
+    assert set(tensors) == set(TENSORS)
+    for name, tensor in tensors.items():
+        assert tensor.dtype == TENSORS[name].dtype
+        assert tensor.shape == TENSORS[name].shape
+        assert torch.equal(tensor, TENSORS[name])
+    assert os.listdir(tmp_path) == ["a.ckpt"], "no temporary file is left"
+    assert file_sha256(path) == hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_the_digest_is_of_the_content_alone(tmp_path: Path) -> None:
+    one = write_tensor_file(tmp_path / "a.ckpt", TENSORS, META)
+    reordered = dict(reversed(TENSORS.items()))
+    assert write_tensor_file(tmp_path / "b.ckpt", reordered, META) == one
+    for changed in (
+        TENSORS | {"b": torch.tensor([1, 2, 4])},
+        TENSORS | {"b": TENSORS["b"].reshape(3, 1)},
+        TENSORS | {"b": TENSORS["b"].double().view(torch.float64)},
+        {**TENSORS, "c": TENSORS["b"]},
+    ):
+        assert write_tensor_file(tmp_path / "c.ckpt", changed, META) != one
+    assert write_tensor_file(tmp_path / "c.ckpt", TENSORS, META | {"epoch": 1}) != one
+
+
+def test_shared_and_strided_tensors_and_views(tmp_path: Path) -> None:
+    base = torch.arange(12.0).reshape(3, 4)
+    tied = torch.nn.Parameter(torch.ones(2))
+    given_ = {"base": base, "turned": base.T, "part": base[1:2], "column": base[:, 1], "x": tied, "y": tied}
+    write_tensor_file(tmp_path / "a.ckpt", given_, {})
+    tensors, _, _ = read_tensor_file(tmp_path / "a.ckpt")
+    assert all(torch.equal(tensors[name], given_[name]) for name in given_)
+    assert (tmp_path / "a.ckpt").stat().st_size < 1500, "a view is written without what it is a view of"
+
+
+def test_one_flipped_bit_anywhere_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.ckpt"
+    write_tensor_file(path, TENSORS, META)
+    good = path.read_bytes()
+    head = 8 + struct.unpack("<Q", good[:8])[0]
+    positions = {*range(16), *range(head - 8, len(good)), *range(16, head, 2)}
+    accepted = []
+    for position in sorted(positions):
+        for bit in {5, position % 8}:
+            damaged = bytearray(good)
+            damaged[position] ^= 1 << bit
+            path.write_bytes(damaged)
+            try:
+                read_tensor_file(path)
+            except CheckpointError:
+                continue
+            accepted.append((position, bit))
+    assert accepted == []
+    assert len(positions) > 300
+    path.write_bytes(good)
+    read_tensor_file(path)
+
+
+def test_a_file_cut_off_anywhere_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.ckpt"
+    write_tensor_file(path, TENSORS, META)
+    good = path.read_bytes()
+    for length in [0, 1, 7, 8, 9, *range(10, len(good), 23), len(good) - 1]:
+        path.write_bytes(good[:length])
+        refusal(path)
+    path.write_bytes(good + b"\0")
+    refusal(path)
+
+
+def test_files_that_are_no_checkpoint(tmp_path: Path) -> None:
+    assert refusal(tmp_path / "none.ckpt") == f"the checkpoint {str(tmp_path / 'none.ckpt')!r} does not exist"
+    assert refusal(tmp_path) == f"the checkpoint {str(tmp_path)!r} is a folder"
+    foreign = tmp_path / "foreign.ckpt"
+    expected = f"{str(foreign)!r} is not a metricli checkpoint, or its head is damaged"
+    save_file({"a": torch.ones(2)}, foreign)
+    assert refusal(foreign) == expected
+    save_file({"a": torch.ones(2)}, foreign, metadata={"format": "pt"})
+    assert refusal(foreign) == expected
+    torch.save({"a": torch.ones(2)}, foreign)
+    assert refusal(foreign).startswith(expected)
+    foreign.write_text("a: 1\n" * 30)
+    assert refusal(foreign).startswith(expected)
+
+
+def test_a_newer_format_is_named(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.ckpt", format_version="2")
+    message = f"{str(path)!r} has checkpoint format '2', and this metricli reads 1"
+    assert refusal(path) == message
+    assert refusal(write(path, format_version="")).endswith(
+        "has checkpoint format '', and this metricli reads 1"
+    )
+    read_tensor_file(write(path))
+    assert refusal(write(path, meta='{"a": 1}')).endswith("its content does not match its sha256")
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.ckpt"
+    digest = write_tensor_file(path, TENSORS, META)
+
+    def full(_tensors: Any, part: Path, metadata: Any) -> None:
+        part.write_bytes(b"half of it")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(tensorfile, "save_file", full)
+    with pytest.raises(ResourceError) as caught:
+        write_tensor_file(path, {"a": torch.zeros(3)}, {})
+    assert caught.value.message == f"cannot write {str(path)!r}: [Errno 28] No space left on device"
+    assert caught.value.hint == "free some space"
+    assert os.listdir(tmp_path) == ["a.ckpt"]
+    assert read_tensor_file(path)[2] == digest
+
+
+def test_a_failed_sync_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.ckpt"
+    digest = write_tensor_file(path, TENSORS, META)
+
+    def broken(_handle: int) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "fsync", broken)
+    with pytest.raises(ResourceError, match="check the folder and its permissions"):
+        write_tensor_file(path, {"a": torch.zeros(3)}, {})
+    assert os.listdir(tmp_path) == ["a.ckpt"]
+    assert read_tensor_file(path)[2] == digest
+
+
+LIMITED = """
+import resource, sys
+from pathlib import Path
+import torch
+from metricli.components.tensorfile import read_tensor_file, write_tensor_file
+from metricli.errors import ResourceError
+path = Path(sys.argv[1])
+digest = write_tensor_file(path, {"a": torch.ones(3)}, {})
+resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+try:
+    write_tensor_file(path, {"a": torch.ones(100_000)}, {})
+except ResourceError as error:
+    assert read_tensor_file(path)[2] == digest
+    print(error.message)
+"""
+
+
+def test_a_limit_of_the_system_leaves_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "a.ckpt"
+    done = subprocess.run(
+        [sys.executable, "-c", LIMITED, str(path)], capture_output=True, text=True, check=False
+    )
+    assert done.stdout.startswith(f"cannot write {str(path)!r}: "), done.stderr
+    assert os.listdir(tmp_path) == ["a.ckpt"]
+
+
+def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(ResourceError, match="cannot write"):
+        write_tensor_file(tmp_path / "none" / "a.ckpt", TENSORS, META)
+
+
+def test_no_pickle_is_near() -> None:
+    source = Path(tensorfile.__file__).read_text()
+    assert "import pickle" not in source
+    assert "torch.load" not in source
+    assert "torch.save" not in source
+
+
+def test_checkpoints_open_without_running_anything(trained: Any) -> None:
+    for path in (trained.best_ckpt, trained.last_ckpt):
+        with safe_open(path, framework="np") as file:
+            assert file.metadata()["format"] == "metricli"
+
+
+scalars = st.none() | st.booleans() | st.integers(-(2**60), 2**60) | st.floats() | st.text(max_size=5)
+tensors_ = st.builds(
+    lambda shape, kind: torch.randn(tuple(shape)).to(kind),
+    st.lists(st.integers(0, 3), max_size=3),
+    st.sampled_from([torch.float32, torch.float64, torch.int64, torch.bfloat16]),
+)
+keys = st.integers(-5, 5) | st.text(max_size=3) | st.just("tensor") | st.just("items")
+trees = st.recursive(
+    scalars | tensors_,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(keys, inner, max_size=3),
+    max_leaves=12,
+)
+
+
+def same(one: Any, two: Any) -> bool:
+    if isinstance(one, Tensor):
+        return isinstance(two, Tensor) and one.dtype == two.dtype and torch.equal(one, two)
+    if isinstance(one, dict):
+        return list(one) == list(two) and all(same(one[key], two[key]) for key in one)
+    if isinstance(one, list):
+        return len(one) == len(two) and all(map(same, one, two))
+    if isinstance(one, float) and math.isnan(one):
+        return isinstance(two, float) and math.isnan(two)
+    return type(one) is type(two) and one == two and str(one) == str(two)
+
+
+@settings(max_examples=60, deadline=None)
+@given(tree=trees)
+def test_a_tree_survives_packing_and_the_file(tree: Any, tmp_path_factory: pytest.TempPathFactory) -> None:
+    tensors: dict[str, Tensor] = {}
+    packed = pack(tree, tensors, "state")
+    path = tmp_path_factory.getbasetemp() / "tree.ckpt"
+    write_tensor_file(path, tensors, {"state": packed})
+    read, meta, _ = read_tensor_file(path)
+    assert same(tree, unpack(meta["state"], read))
+
+
+def test_tuples_come_back_as_lists() -> None:
+    assert unpack(pack({"betas": (0.9, 0.99)}, {}, "s"), {}) == {"betas": [0.9, 0.99]}
+
+
+@pytest.mark.parametrize("thing", [{1, 2}, object(), b"bytes", Path("x"), 1j])
+def test_what_cannot_be_stored_is_refused(thing: Any) -> None:
+    with pytest.raises(TypeError, match=f"a state holds a {type(thing).__name__}, which a checkpoint cannot"):
+        pack({"a": [thing]}, {}, "state")
