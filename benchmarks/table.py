@@ -32,7 +32,7 @@ from metricli.data.table import read_table
 def write_table(file: Path, rows: int) -> None:
     """A sound table in no order: a tenth as many labels as rows, half of them for training.
 
-    Paths are of 31 to 39 characters; every validation row has both flags; queries and gallery are apart.
+    Paths are of 35 to 41 characters; every validation row has both flags; queries and gallery are apart.
     """
     rng = np.random.default_rng(0)
     labels = rng.integers(0, rows // 10, rows)
