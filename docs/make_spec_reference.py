@@ -25,7 +25,8 @@ Every key, with its default. Made by `python docs/make_spec_reference.py` from t
 `metricli plugins KIND NAME` and `metricli schema` print; do not edit.
 
 A key whose default is **required** must be given. A plugin's keys stand beside its `name`; `loss: triplet`
-is short for `loss: {name: triplet}`. `metricli plugins` lists what is installed, third parties' plugins too.
+is short for `loss: {name: triplet}`. Where the default is a plugin, a mapping without `name` is of that one:
+`optimizer: {lr: 1e-4}` is AdamW's. `metricli plugins` lists what is installed, third parties' plugins too.
 """
 
 

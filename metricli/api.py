@@ -5,9 +5,10 @@ Nothing here imports torch until a verb that needs it runs.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from metricli.reports import (
     DryRunReport,
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from metricli.specs.load import Loaded, Source
     from metricli.specs.train import TrainSpec
     from metricli.specs.validate import ValidationSpec
+
+DEVICE_VARIABLE = "METRICLI_DEVICE"
 
 __all__ = ["dry_run", "evaluate", "inspect_dataset", "predict", "train", "validate"]
 
@@ -53,7 +56,7 @@ def train(
     Raises:
         MetricliError: see `metricli.errors` for the kinds.
     """
-    loaded = _load_train(spec, _compute(gpus, device) + tuple(overrides))
+    loaded = _load_train(spec, _compute(gpus, device), tuple(overrides))
     from metricli.runs.context import translated_errors
     from metricli.runs.train import train as run
 
@@ -74,7 +77,7 @@ def dry_run(
     Raises:
         MetricliError: whatever the real run would stop at so far.
     """
-    loaded = _load_train(spec, _compute(gpus, device) + tuple(overrides))
+    loaded = _load_train(spec, _compute(gpus, device), tuple(overrides))
     from metricli.runs.context import translated_errors
     from metricli.runs.dry import dry_run as run
 
@@ -82,12 +85,18 @@ def dry_run(
         return run(loaded, reporter or SilentReporter())
 
 
-def _load_train(spec: Source, overrides: tuple[str, ...]) -> Loaded[TrainSpec]:
-    """The spec, whose problems are found before torch is imported."""
+def _load_train(spec: Source, compute: dict[str, Any], overrides: tuple[str, ...]) -> Loaded[TrainSpec]:
+    from metricli.specs.data import ComputeSpec
     from metricli.specs.load import check_spec, load_spec
     from metricli.specs.train import TrainSpec
 
-    loaded = load_spec(spec, TrainSpec, overrides)
+    if isinstance(spec, TrainSpec) and not overrides:  # as it is, its plugin objects kept
+        if compute:
+            chosen = ComputeSpec(**{**spec.compute.model_dump(), **compute})
+            spec = spec.model_copy(update={"compute": chosen})
+        loaded = load_spec(spec, TrainSpec)
+    else:
+        loaded = load_spec(spec, TrainSpec, _words(compute) + overrides)
     check_spec(loaded, None)
     return loaded
 
@@ -115,7 +124,7 @@ def validate(
     Raises:
         MetricliError: see `metricli.errors` for the kinds.
     """
-    words = _compute(gpus, device) + tuple(overrides)
+    words = _words(_compute(gpus, device)) + tuple(overrides)
     if spec is not None and ckpt is None:
         from metricli.specs.load import load_spec
         from metricli.specs.validate import ValidateSpec
@@ -167,7 +176,9 @@ def predict(
     from metricli.runs.parts import data_override
     from metricli.runs.predict import predict as run
 
-    words = _compute(gpus, device) + ((f"prediction.dtype={dtype}",) if dtype else ()) + tuple(overrides)
+    words = (
+        _words(_compute(gpus, device)) + ((f"prediction.dtype={dtype}",) if dtype else ()) + tuple(overrides)
+    )
     with translated_errors():
         return run(
             spec,
@@ -244,6 +255,18 @@ def inspect_dataset(
     )
 
 
-def _compute(gpus: int | None, device: str | None) -> tuple[str, ...]:
+def _compute(gpus: int | None, device: str | None) -> dict[str, Any]:
+    """Keys of `compute` to override: what the caller says, else METRICLI_DEVICE, else none."""
+    from metricli.errors import UsageError
+    from metricli.specs.data import Device
+
+    if device is None and DEVICE_VARIABLE in os.environ:
+        device = os.environ[DEVICE_VARIABLE]
+        if device not in get_args(Device):
+            raise UsageError(f"{DEVICE_VARIABLE} is {device!r}, expected auto, cpu, cuda or mps")
     given: dict[str, Any] = {"gpus": gpus, "device": device}
-    return tuple(f"compute.{key}={value}" for key, value in given.items() if value is not None)
+    return {key: value for key, value in given.items() if value is not None}
+
+
+def _words(compute: dict[str, Any]) -> tuple[str, ...]:
+    return tuple(f"compute.{key}={value}" for key, value in compute.items())

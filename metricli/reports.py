@@ -218,13 +218,20 @@ def format_metrics(metrics: Metrics) -> str:
     """Metrics as plain aligned text: a line for OVERALL and each category, four decimals."""
     names = list(dict.fromkeys(name for row in metrics.values() for name in row))
     head = ["", *names]
-    body = [[c, *(_cell(row.get(name, math.nan)) for name in names)] for c, row in metrics.items()]
+    body = [
+        [_printable(category), *(_cell(row.get(name, math.nan)) for name in names)]
+        for category, row in metrics.items()
+    ]
     widths = [max(len(line[i]) for line in [head, *body]) for i in range(len(head))]
     lines = []
     for line in [head, *body]:
         cells = [line[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(line[1:], widths[1:], strict=True))]
         lines.append("  ".join(cells).rstrip())
     return "\n".join(lines)
+
+
+def _printable(text: str) -> str:
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def _cell(value: float) -> str:

@@ -103,6 +103,7 @@ def validate(
     from metricli import api
     from metricli.cli import gates, render
     from metricli.cli.progress import reporter
+    from metricli.errors import MetricliError
 
     spec, overrides = _split(words)
     limits = gates.parse(fail_under or [])
@@ -120,11 +121,19 @@ def validate(
         require=[limit.metric for limit in limits],
         reporter=reporter(quiet=quiet),
     )
-    checked = [limit.check(report.metrics) for limit in limits]
-    if out is not None:
-        gates.write_metrics(out, report)
-    _show(report, render.validated, as_json=as_json, more={"gate": checked} if checked else {})
-    gates.enforce(checked)
+    more: dict[str, Any] = {}
+    failure = None
+    try:
+        if out is not None:
+            gates.write_metrics(out, report)
+        if limits:
+            more["gate"] = [limit.check(report.metrics) for limit in limits]
+    except MetricliError as error:  # the metrics are there, and may have cost hours: show them first
+        failure, more["error"] = error, error.to_dict()
+    _show(report, render.validated, as_json=as_json, more=more)
+    if failure is not None:
+        raise failure
+    gates.enforce(more.get("gate", []))
 
 
 @app.command()
@@ -241,12 +250,16 @@ def env(as_json: AsJson = False) -> None:
 def _split(words: Sequence[str] | None) -> tuple[str | None, list[str]]:
     from metricli.errors import UsageError
 
-    specs = [word for word in words or [] if "=" not in word]
+    specs = [word for word in words or [] if "=" not in word or _is_spec_file(word)]
     if len(specs) > 1:
         raise UsageError(
             f"one SPEC at most, got {', '.join(map(repr, specs))}", hint="overrides are KEY=VALUE"
         )
-    return (specs[0] if specs else None), [word for word in words or [] if "=" in word]
+    return (specs[0] if specs else None), [word for word in words or [] if word not in specs]
+
+
+def _is_spec_file(word: str) -> bool:
+    return word.endswith((".yaml", ".yml")) and Path(word).is_file()
 
 
 def _require(spec: str | None, example: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,6 +64,8 @@ def parse(words: Sequence[str]) -> list[Limit]:
             raise UsageError(
                 f"--fail-under {word!r} is not METRIC=VALUE", hint="for example --fail-under cmc@1=0.8"
             )
+        if not 0 <= value <= 1:
+            raise UsageError(f"--fail-under {word!r}: metrics lie between 0 and 1, got {value:g}")
         limits.append(Limit(metric, value, category or OVERALL))
     return limits
 
@@ -77,21 +80,40 @@ def enforce(checked: Sequence[dict[str, Any]]) -> None:
     if failed:
         parts = [
             f"{gate['metric']} of {gate['category']} is "
-            f"{'not defined' if gate['value'] is None else format(gate['value'], '.4f')}, "
-            f"at {gate['at']} {gate['limit']:g} is asked for"
+            f"{'not defined' if gate['value'] is None else _told_apart(gate['value'], gate['limit'])}, "
+            f"at {gate['at']} {gate['limit']:.15g} is asked for"
             for gate in failed
         ]
         raise GateError("quality gate: " + "; ".join(parts))
+
+
+def _told_apart(value: float, limit: float) -> str:
+    """Four decimals, or as many as show on which side of the limit the value is."""
+    for digits in range(4, 17):
+        text = f"{value:.{digits}f}"
+        if float(text) != limit and (float(text) < limit) == (value < limit):
+            return text
+    return repr(value)
 
 
 def check_folder(folder: Path | None) -> None:
     """Refuse a place for `metrics.json` before any work is done.
 
     Raises:
-        UsageError: it is a file.
+        UsageError: it is a file, or below one.
+        ResourceError: it cannot be made or written in.
     """
-    if folder is not None and folder.exists() and not folder.is_dir():
-        raise UsageError(f"--out {str(folder)!r} is a file", hint="give a folder for metrics.json")
+    if folder is None:
+        return
+    there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    if not there.is_dir():
+        what = "is a file" if there == folder else f"lies below the file {str(there)!r}"
+        raise UsageError(f"--out {str(folder)!r} {what}", hint="give a folder for metrics.json")
+    try:
+        with tempfile.TemporaryFile(dir=there):
+            pass
+    except OSError as error:
+        raise ResourceError(f"cannot write in {str(there)!r}: {error.strerror}") from None
 
 
 def write_metrics(folder: Path, report: ValidateReport) -> None:

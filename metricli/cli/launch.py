@@ -12,7 +12,11 @@ import traceback
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from metricli.errors import GateError, Interrupted, MetricliError, ResourceError, UsageError
+from metricli.errors import Interrupted, MetricliError, ResourceError, UsageError
+
+
+class _Stdout:
+    has_document = False
 
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
@@ -27,6 +31,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
 
 def run(words: Sequence[str]) -> int:
     """Run one command line; the exit code."""
+    _Stdout.has_document = False
     code = 0
     try:
         code = _run(words)
@@ -104,15 +109,14 @@ def _in_house_style(text: str) -> str:
 def fail(error: MetricliError, *, as_json: bool) -> int:
     """Say a failure on stderr, on stdout too as a document with `--json`; its exit code."""
     print(f"error: {error}", file=sys.stderr)  # noqa: T201
-    if as_json and not isinstance(
-        error, GateError
-    ):  # a failed gate has printed its document with the metrics
+    if as_json and not _Stdout.has_document:  # a failure after the work stands in the document of the work
         print_json({"error": error.to_dict()})
     return error.exit_code
 
 
 def print_json(document: Any) -> None:
     """One JSON document on stdout."""
+    _Stdout.has_document = True
     print(json.dumps(document, indent=2, allow_nan=False, ensure_ascii=False))  # noqa: T201
 
 

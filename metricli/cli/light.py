@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -145,7 +146,7 @@ def init(source: Path, target: Path | None) -> None:
 
     Raises:
         DataError: the table cannot be read.
-        UsageError: the target exists, or the table has no train rows.
+        UsageError: the target exists, or the table has fewer than two train labels.
         ResourceError: the target cannot be written.
     """
     from metricli.data.inspection import inspect_table
@@ -159,14 +160,12 @@ def init(source: Path, target: Path | None) -> None:
     found = inspect_table(source)
     sides = [found.images[side][1] for side in ("width", "height") if found.images.get(side)]
     if not found.suggested:
-        raise UsageError(f"{str(source)!r} has no train rows to write a training spec for")
+        what = "train rows" if facts.train_rows == 0 else "second train label"
+        raise UsageError(f"{str(source)!r} has no {what} to write a training spec for")
     text = _STARTER.format(
         table=source.name,
-        name=target.name if target else "spec.yaml",
-        stem="".join(c if c.isalnum() or c in "._-" else "-" for c in source.absolute().parent.name).lstrip(
-            "._-"
-        )
-        or "run",
+        name=shlex.quote(target.name) if target else "spec.yaml",
+        stem=_quoted(_ascii(source.absolute().parent.name) or "run"),
         path=_quoted(os.path.relpath(source, target.parent if target else Path.cwd())),
         rows=facts.train_rows,
         labels=facts.train_labels,
@@ -185,14 +184,22 @@ def init(source: Path, target: Path | None) -> None:
             with contextlib.suppress(OSError):
                 target.unlink(missing_ok=True)
             raise ResourceError(f"cannot write {str(target)!r}: {error.strerror}") from None
-        out(f"wrote {target}; next: metricli train {target} --dry-run")
+        out(f"wrote {target}; next: metricli train {shlex.quote(str(target))} --dry-run")
 
 
-def _quoted(path: str) -> str:
+def _ascii(name: str) -> str:
+    """A folder's name as `name` of a spec takes it."""
+    return "".join(c if c.isascii() and (c.isalnum() or c in "._-") else "-" for c in name).lstrip("._-")
+
+
+def _quoted(text: str) -> str:
+    """Text as YAML; `2024` and `true` need quotes to be text."""
     import json
 
-    plain = all(c.isalnum() or c in "._-/" for c in path)
-    return path if plain else json.dumps(path, ensure_ascii=False)
+    from metricli.specs.document import parse
+
+    plain = all(c.isalnum() or c in "._-/" for c in text) and parse(text, "").data == text
+    return text if plain else json.dumps(text, ensure_ascii=False)
 
 
 def env(*, as_json: bool) -> None:

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import multiprocessing
 import multiprocessing.context
+import os
+import pickle
 import random
 import signal
+import sys
+import threading
+import types
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -119,7 +124,12 @@ class ImageDataset(Dataset[Item]):
         path = self.root / self.paths[row]
         image = open_image(path, max_pixels=self.max_pixels)
         if self.boxes is not None and self.boxes[row, 0] >= 0:
-            image = crop_box(image, self.boxes[row])
+            try:
+                image = crop_box(image, self.boxes[row])
+            except DataError as error:
+                raise DataError(
+                    f"{path} (row {row} of the split): {error.message}", hint=error.hint
+                ) from None
         tensor: Tensor = pil_to_tensor(image)
         return tensor
 
@@ -163,6 +173,43 @@ def _collate(items: Sequence[Item]) -> Batch:
 
 def _start_worker(_worker: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
+    threading.Thread(target=_die_with_trainer, daemon=True).start()
+
+
+def _die_with_trainer() -> None:
+    """End this worker with the process that asked for it: its own parent, the forkserver, would live on."""
+    trainer = multiprocessing.parent_process()
+    if trainer is not None:
+        trainer.join()
+        os._exit(1)
+
+
+@contextmanager
+def _without_main() -> Iterator[None]:
+    """Workers started here do not run the user's script again, which may have no `__main__` guard."""
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = types.ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
+
+
+def _needs_main(transform: object) -> bool:
+    try:
+        return b"__main__" in pickle.dumps(transform)
+    except Exception:  # then starting the workers says what is wrong
+        return True
+
+
+class _WorkerLoader(DataLoader[Item]):
+    dataset: ImageDataset
+
+    def _get_iterator(self) -> Any:
+        if _needs_main(self.dataset.transform):
+            return super()._get_iterator()
+        with _without_main():
+            return super()._get_iterator()
 
 
 def _worker_context(transform: object) -> multiprocessing.context.BaseContext:
@@ -186,7 +233,7 @@ def image_loader(
     """
     if num_workers == 0:
         return DataLoader(dataset, batch_sampler=batches, collate_fn=_collate, pin_memory=pin_memory)  # type: ignore[arg-type]
-    return DataLoader(
+    return _WorkerLoader(
         dataset,
         batch_sampler=batches,  # type: ignore[arg-type]
         collate_fn=_collate,

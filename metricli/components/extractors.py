@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any, Literal
 
 import timm
 import torch
 import torch.nn.functional as F
 import torchvision
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from metricli.components.tensorfile import read_tensor_file
-from metricli.errors import CheckpointError, UsageError
+from metricli.components.weights import load_weights
+from metricli.errors import UsageError
 
 Pooling = Literal["avg", "gem", "cls"]
 
@@ -83,21 +80,27 @@ class Extractor(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) -> (B, dim)."""
         try:
-            x = self._pooled(images)
-        except AssertionError as error:  # what timm and torchvision raise at a size that a model cannot take
+            x = self._features(images)
+        except (AssertionError, RuntimeError, ValueError) as error:  # what backbones raise at wrong images
+            if _is_of_the_machine(error):
+                raise
             size = "x".join(map(str, images.shape[2:]))
+            what = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise UsageError(
-                f"the backbone does not take images of {size} pixels: {error}",
-                hint="set the size of both transforms to its own, or extractor.model_args: {img_size: ...}",
+                f"the backbone does not take {len(images)} images of {size} pixels: {what}",
+                hint="set the size of both transforms to its own, or extractor.model_args: {img_size: ...}; "
+                "batch normalisation trains on two images or more",
             ) from None
-        if self.projection is not None:
-            x = self.projection(x)
-        if self.bnneck is not None:
-            x = self.bnneck(x)
         if not self.normalize:
             return x
         with torch.autocast(x.device.type, enabled=False):
             return F.normalize(x if x.dtype == torch.float64 else x.float(), dim=1)
+
+    def _features(self, images: Tensor) -> Tensor:
+        x = self._pooled(images)
+        if self.projection is not None:
+            x = self.projection(x)
+        return x if self.bnneck is None else self.bnneck(x)
 
     def _pooled(self, images: Tensor) -> Tensor:
         if self.pool is None:
@@ -119,6 +122,13 @@ class Extractor(nn.Module):
     @property
     def _channels_last(self) -> bool:
         return str(getattr(self.backbone, "output_fmt", "NCHW")) == "NHWC"
+
+
+def _is_of_the_machine(error: Exception) -> bool:
+    """Whether memory, a device or another process is at fault, not the images."""
+    kinds = (torch.OutOfMemoryError, torch.AcceleratorError)
+    words = ("CUDA", "CUDNN", "CUBLAS", "allocate memory", "gloo", "NCCL", "DataLoader worker")
+    return isinstance(error, kinds) or any(word.lower() in str(error).lower() for word in words)
 
 
 class _ClassToken(nn.Module):
@@ -178,7 +188,7 @@ def timm_extractor(
         resolved=resolved,
     )
     if weights:
-        load_weights(extractor, weights)
+        load_weights(extractor, extractor.backbone, weights)
     return extractor
 
 
@@ -231,7 +241,7 @@ def torchvision_extractor(
         backbone.avgpool = _GeM2d()
     extractor = Extractor(backbone, channels=linear.in_features, dim=dim, bnneck=bnneck, normalize=normalize)
     if weights:
-        load_weights(extractor, weights)
+        load_weights(extractor, extractor.backbone, weights)
     return extractor
 
 
@@ -260,62 +270,3 @@ def _model_problem(library: str, model: str, pretrained: bool, error: Exception,
     what = " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
     doing = "load the published weights of" if pretrained else "create"
     return f"cannot {doing} the {library} model {model!r}: {what}"
-
-
-def load_weights(extractor: Extractor, path: str) -> None:
-    """Load local weights into an extractor: all of it from a best.ckpt, else the backbone.
-
-    Classifier layers that the backbone does not have are left aside; every weight that it has must be there.
-
-    Raises:
-        CheckpointError: the file cannot be read, or it lacks a weight of the model or has another shape.
-    """
-    state, whole = read_weights(Path(path))
-    target: nn.Module = extractor if whole else extractor.backbone
-    own = target.state_dict()
-    state = _without_prefix(state, own)
-    missing = [name for name in own if name not in state and not name.endswith("num_batches_tracked")]
-    shapes = [name for name in own if name in state and state[name].shape != own[name].shape]
-    if missing or shapes:
-        names = ", ".join((missing + shapes)[:3]) + (", ..." if len(missing + shapes) > 3 else "")
-        what = f"lacks {len(missing)} and misshapes {len(shapes)} of the model's {len(own)} weights"
-        raise CheckpointError(f"{path!r} {what}: {names}", hint="is it of the same model?")
-    target.load_state_dict({name: state[name] for name in own if name in state}, strict=False)
-
-
-def read_weights(path: Path) -> tuple[dict[str, Tensor], bool]:
-    """A state dict from a .safetensors, .pth or best.ckpt, and whether it is a whole extractor's.
-
-    Raises:
-        CheckpointError: the file cannot be read without running code of its own.
-    """
-    if path.suffix == ".ckpt":
-        tensors, _, _ = read_tensor_file(path)
-        own = {n.removeprefix("extractor."): t for n, t in tensors.items() if n.startswith("extractor.")}
-        return own, True
-    if not path.is_file():
-        raise CheckpointError(f"the weights {str(path)!r} do not exist")
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path), False
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, OSError, EOFError, RuntimeError, ValueError, KeyError) as error:
-        raise CheckpointError(f"cannot read the weights {str(path)!r}: {error}") from None
-    except Exception as error:  # pickle's own errors, one of which is a refused class
-        what = str(error).splitlines()[0]
-        raise CheckpointError(f"the weights {str(path)!r} are more than tensors, refused: {what}") from None
-    for key in ("state_dict", "model", "model_state_dict"):
-        if isinstance(state, dict) and isinstance(state.get(key), dict):
-            state = state[key]
-    tensors = {k: v for k, v in state.items() if isinstance(v, Tensor)} if isinstance(state, dict) else {}
-    if not tensors:
-        raise CheckpointError(f"the weights {str(path)!r} hold no tensors by name")
-    return tensors, False
-
-
-def _without_prefix(state: dict[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    def hits(prefix: str) -> int:
-        return sum(prefix + name in state for name in own)
-
-    best = max(("", "module.", "backbone.", "model.", "encoder."), key=hits)
-    return {name.removeprefix(best): tensor for name, tensor in state.items()}

@@ -10,6 +10,7 @@ import errno
 import hashlib
 import json
 import os
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,10 @@ def write_tensor_file(path: Path, tensors: Mapping[str, Tensor], meta: Mapping[s
     header = {"format": FORMAT, "format_version": str(FORMAT_VERSION), "meta": text, "sha256": digest}
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
+        part.touch()
+        mode = part.stat().st_mode  # by the umask; safetensors puts a file of mode 0600 in its place
         save_file(owned, part, metadata=header)
+        part.chmod(stat.S_IMODE(mode))
         with part.open("rb+") as file:
             os.fsync(file.fileno())
         part.replace(path)

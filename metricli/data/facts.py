@@ -16,8 +16,6 @@ class TableFacts:
     validation_rows: int
     train_categories: int
     """Distinct categories; 0 without a category column or values."""
-    has_sequences: bool
-    """Whether any row of any split has a sequence."""
     instances_min: int
     """Fewest rows of a label; 0 without train rows, as the median and the maximum."""
     instances_median: float

@@ -64,7 +64,10 @@ def _two_categories(subject: Subject) -> Iterator[Finding]:
 
 
 def check_paths_repeated(subject: Subject) -> Iterator[Finding]:
-    """`duplicate-row`, `path-with-two-labels`, `path-in-two-splits`; boxes tell objects of an image apart."""
+    """`duplicate-row`, `query-finds-itself`, `path-with-two-labels`, `path-in-two-splits`.
+
+    Boxes tell objects of an image apart.
+    """
     column = subject.column("path")
     rows = repeats(hash_tails(column))
     if len(rows):
@@ -86,8 +89,31 @@ def check_paths_repeated(subject: Subject) -> Iterator[Finding]:
         yield finding("warning", "duplicate-row", repeated, message)
     if subject.need == "predict":
         return
+    yield from _finds_itself(subject, again, ["path", *sides])
     yield from _contradictions(subject, again, ["path", *sides], "label", "path-with-two-labels")
     yield from _contradictions(subject, again, ["path"], "split", "path-in-two-splits")
+
+
+def _finds_itself(subject: Subject, again: pd.DataFrame, keys: list[str]) -> Iterator[Finding]:
+    rows = again.index.to_numpy()
+    rows = rows[subject.judged[rows]]
+    found = again.loc[rows, keys]
+    query, gallery = (subject.table.flags(name)[rows] == 1 for name in ("is_query", "is_gallery"))
+    found["sequence"] = hash_text(subject.column("sequence"))[rows] if subject.has("sequence") else EMPTY_HASH
+    finds = np.zeros(len(rows), dtype=bool)
+    # Two rows with both flags true are one too many, and a `duplicate-row`.
+    for asks, offered in ((query & ~gallery, gallery), (query & gallery, gallery & ~query)):
+        found["offered"] = offered
+        there = found.groupby(keys)["offered"].transform("sum")
+        excluded = found.groupby([*keys, "sequence"])["offered"].transform("sum")
+        finds |= asks & (there > excluded.where(found["sequence"] != EMPTY_HASH, 0)).to_numpy()
+    rows = rows[finds]
+    if len(rows):
+        what = (
+            f"{counted(len(rows), 'query', ('finds its own image', 'find their own images'))} in the gallery"
+        )
+        message = f"{what} ({say_rows(rows)}): use one row with both flags true"
+        yield finding("warning", "query-finds-itself", rows, message)
 
 
 def _contradictions(
@@ -116,11 +142,11 @@ def check_queries(subject: Subject) -> Iterator[Finding]:
     is_gallery = judged & (table.flags("is_gallery") == 1)
     where = "" if subject.split == "all" else f" of {subject.split}"
     if not len(queries):
-        message = f"no row{where} is a query: there will be no metrics; set is_query"
-        yield finding("warning", "no-queries", _NONE, message, count=1)
+        message = f"no row{where} is a query: there would be no metrics; set is_query"
+        yield finding("error", "no-queries", _NONE, message, count=1)
     if not is_gallery.any():
-        message = f"no row{where} is in the gallery: there will be no metrics; set is_gallery"
-        yield finding("warning", "empty-gallery", _NONE, message, count=1)
+        message = f"no row{where} is in the gallery: there would be no metrics; set is_gallery"
+        yield finding("error", "empty-gallery", _NONE, message, count=1)
     elif len(queries):
         sequences = hash_text(subject.column("sequence")) if subject.has("sequence") else None
         rows = unmatched(*subject.label_groups, queries, is_gallery, sequences)

@@ -29,6 +29,7 @@ _FIRST = np.uint64(0x9E3779B97F4A7C15)
 _SECOND = np.uint64(0xD6E8FEB86659FD93)
 _SHIFT = np.uint64(32)
 _WORD = np.uint64(64)
+_SPACES = np.isin(np.arange(256), np.frombuffer(b" \t\n\v\f\r", np.uint8))
 _T = TypeVar("_T")
 
 
@@ -158,6 +159,21 @@ def empty_rows(column: Any) -> NDArray[np.int64]:
     """0-based rows whose string is empty."""
     parts = on_chunks(lambda chunk: chunk.lengths == 0, column)
     return np.flatnonzero(np.concatenate(parts)) if parts else np.empty(0, dtype=np.int64)
+
+
+def spaced_rows(column: Any) -> NDArray[np.int64]:
+    """0-based rows whose string begins or ends with a space, a tab or a line break."""
+    parts = on_chunks(_is_spaced, column)
+    return np.flatnonzero(np.concatenate(parts)) if parts else np.empty(0, dtype=np.int64)
+
+
+def _is_spaced(chunk: Chunk) -> NDArray[np.bool_]:
+    spaced = np.zeros(len(chunk.lengths), dtype=bool)
+    filled = np.flatnonzero(chunk.lengths)
+    first = chunk.starts[filled]
+    last = first + chunk.lengths[filled] - 1
+    spaced[filled] = _SPACES[chunk.data[first]] | _SPACES[chunk.data[last]]
+    return spaced
 
 
 def values_at(column: Any, rows: NDArray[Any] | Sequence[int]) -> list[str]:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 from numpy.typing import NDArray
 
@@ -28,8 +27,8 @@ REQUIRED: dict[str, tuple[str, ...]] = {
     "evaluate": ("label", "path", "split", "is_query", "is_gallery"),
     "predict": ("path",),
 }
-_FLAGS = ("", "True", "False", "true", "false", "TRUE", "FALSE", "1", "0")
-_FLAG_VALUES = np.array([-1, 1, 0, 1, 0, 1, 0, 1, 0, -2], dtype=np.int8)
+_FLAGS = ("", "True", "False", "true", "false", "TRUE", "FALSE", "1", "0", "1.0", "0.0")
+_FLAG_VALUES = np.array([-1, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, -2], dtype=np.int8)
 FLAG_EMPTY, FLAG_BAD = -1, -2
 
 
@@ -56,10 +55,6 @@ class Rows:
     def __len__(self) -> int:
         return len(self.index)
 
-    def file(self, i: int) -> Path:
-        """The image of row `i` of these rows."""
-        return self.root / str(self.paths[i])
-
 
 @dataclass(frozen=True, eq=False)
 class Table:
@@ -82,21 +77,6 @@ class Table:
 
     def __len__(self) -> int:
         return self.rows
-
-    @cached_property
-    def frame(self) -> pd.DataFrame:
-        """The rows as pandas: every known column, whether the file has it or not.
-
-        Text is "" where the file has none, flags are bool (a bad one False), boxes int32 (-1 for none).
-        """
-        data: dict[str, Any] = {name: self.strings(name) for name in ("label", "path", "split")}
-        data |= {name: self.flags(name) == 1 for name in ("is_query", "is_gallery")}
-        data |= {name: self.strings(name) for name in ("category", "sequence")}
-        boxes = self.boxes.values
-        for name in ("x_1", "x_2", "y_1", "y_2"):
-            none = np.full(self.rows, -1, dtype=np.int32)
-            data[name] = none if boxes is None else boxes[:, BOX_COLUMNS.index(name)]
-        return pd.DataFrame(data, index=pd.RangeIndex(self.rows))
 
     def strings(self, name: str) -> NDArray[Any]:
         """A text column (N,) as Python strings, equal ones shared; "" where the file has none."""
@@ -189,14 +169,12 @@ class Table:
         has_category = named[categories]
         pairs = np.unique(labels[has_category].astype(np.int64) << 32 | categories[has_category])
         of_label, how_many = np.unique(pairs >> 32, return_counts=True)
-        _, sequence_words = self.codes("sequence")
         return TableFacts(
             rows=self.rows,
             train_rows=int(train.sum()),
             train_labels=len(instances),
             validation_rows=int(self.in_split("validation").sum()),
             train_categories=len(np.unique(categories[has_category])),
-            has_sequences=bool((sequence_words != "").any()),
             instances_min=int(instances.min()) if len(instances) else 0,
             instances_median=float(np.median(instances)) if len(instances) else 0.0,
             instances_max=int(instances.max()) if len(instances) else 0,

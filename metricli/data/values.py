@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from metricli.data.phrases import counted, finding, say_rows, say_values, show
 from metricli.data.reading import BOX_COLUMNS, COLUMNS, nearest
-from metricli.data.strings import EMPTY_HASH, empty_rows, hash_text, values_at
+from metricli.data.strings import EMPTY_HASH, empty_rows, hash_text, spaced_rows, values_at
 from metricli.data.subject import Subject
 from metricli.data.table import FLAG_BAD, FLAG_EMPTY
 from metricli.reports import OVERALL, Finding
@@ -36,13 +36,27 @@ def check_columns(subject: Subject) -> Iterator[Finding]:
 
 
 def check_texts(subject: Subject) -> Iterator[Finding]:
-    """`empty-path` and, unless only predicting, `empty-label`."""
+    """`empty-path` and, unless only predicting, `empty-label` and `outer-space`."""
     names = ("path",) if subject.need == "predict" else ("path", "label")
     for name in names:
         rows = empty_rows(subject.column(name))
         if len(rows):
             message = f"{counted(len(rows), 'row', _HAVE)} no {name} ({say_rows(rows)}): fill in or remove"
             yield finding("error", f"empty-{name}", rows, message)
+    if subject.need != "predict":
+        yield from _outer_spaces(subject)
+
+
+def _outer_spaces(subject: Subject) -> Iterator[Finding]:
+    of_name = {name: spaced_rows(subject.column(name)) for name in ("label", "category") if subject.has(name)}
+    rows = np.unique(np.concatenate(list(of_name.values())))
+    if len(rows):
+        said = [
+            f"{name} {say_values(at, subject.first(name, at))}" for name, at in of_name.items() if len(at)
+        ]
+        what = f"{counted(len(rows), 'row', _HAVE)} a label or category with outer spaces: {'; '.join(said)}"
+        message = f"{what}; with and without them are two names: remove them"
+        yield finding("warning", "outer-space", rows, message)
 
 
 def check_splits(subject: Subject) -> Iterator[Finding]:

@@ -85,7 +85,7 @@ class Triplet(LossSpec):
                 f"not normalised differently; set it to {self.distance!r}"
             )
             problems.append(Problem("miner.distance", what))
-        return problems
+        return problems + _judged_by_another("distance", self.distance, spec)
 
     def _farthest(self, normalized: bool) -> int | None:
         """The largest possible distance; None if there is no bound."""
@@ -147,4 +147,16 @@ class ArcFace(LossSpec):
         if self.scale < 4:
             what = f"{self.scale:g} is so low that the softmax stays flat; 16 to 64 is usual"
             problems.append(Problem("scale", what, severity="warning"))
-        return problems
+        return problems + _judged_by_another("", "cosine", spec)
+
+
+def _judged_by_another(path: str, distance: str, spec: Any) -> list[Problem]:
+    """Of normalised embeddings both distances give the same ranking; of others they do not."""
+    judged = spec.validation.distance
+    if spec.extractor.normalize or judged == distance:
+        return []
+    what = (
+        f"the loss learns {distance} distances and validation.distance is {judged}, which rank embeddings "
+        f"that are not normalised differently; set validation.distance: {distance}"
+    )
+    return [Problem(path, what, severity="warning")]

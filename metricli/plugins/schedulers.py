@@ -44,6 +44,13 @@ class _ClosedForm(SchedulerSpec):
         if self.warmup_epochs >= spec.training.epochs:
             what = f"must be below training.epochs, {spec.training.epochs}, got {self.warmup_epochs:g}"
             problems.append(Problem("warmup_epochs", what))
+        elif self.interval == "epoch" and 0 < self.warmup_epochs < 2 * self.frequency:
+            first = "epoch" if self.frequency == 1 else f"{self.frequency} epochs"
+            what = (
+                f"{self.warmup_epochs:g} is fewer than two intervals, so the rate stays at warmup_start for "
+                f"the whole first {first}; interval: step rises with every step"
+            )
+            problems.append(Problem("warmup_epochs", what, severity="warning"))
         return problems
 
 
@@ -99,6 +106,13 @@ class OneCycle(_ClosedForm):
     pct_start: float = Field(0.3, gt=0, lt=1, description="share of the run in which the rate rises")
     start_factor: float = Field(0.04, gt=0, le=1, description="factor of the rate at the start")
     min_factor: float = Field(4e-6, ge=0, le=1, description="factor of the rate at the end")
+
+    def check(self, spec: Any, table: TableFacts | None) -> list[Problem]:
+        """The cycle begins with a rise of its own."""
+        if self.warmup_epochs > 0:
+            what = "one_cycle rises by itself for pct_start of the run; remove the warm-up, or set pct_start"
+            return [Problem("warmup_epochs", what)]
+        return super().check(spec, table)
 
 
 class Step(_ClosedForm):

@@ -139,6 +139,8 @@ def spec_of(
     else:
         document, base = read_document(source)
     if isinstance(document.data, dict):
+        if source is None:
+            document.data.pop("compute", None)  # where it was trained says nothing of where it is used
         document.data["extractor"] = best.extractor
         document.data["transforms"] = {"eval": best.eval_transform}
         replace_data(document, data)

@@ -20,7 +20,6 @@ from metricli.reports import Reporter
 from metricli.specs.data import ComputeSpec
 
 Precision = Literal["fp32", "fp16", "bf16", "fp64"]
-DEVICE_VARIABLE = "METRICLI_DEVICE"
 SMALL_SET = 2000
 
 
@@ -52,7 +51,7 @@ class Context:
 
 
 def open_context(compute: ComputeSpec, reporter: Reporter, precision: Precision = "fp32") -> Context:
-    """Take the device that the spec and METRICLI_DEVICE ask for.
+    """Take the device that the spec asks for.
 
     Raises:
         UsageError: the device, or as many of them, is not there; or it cannot do the precision.
@@ -79,19 +78,15 @@ def open_context(compute: ComputeSpec, reporter: Reporter, precision: Precision 
 
 
 def choose_device(compute: ComputeSpec) -> str:
-    """`cpu`, `cuda` or `mps`: the spec's, else METRICLI_DEVICE's, else the best there is.
+    """`cpu`, `cuda` or `mps`: the spec's, else the best there is.
 
     Raises:
-        UsageError: it is not there, or METRICLI_DEVICE is no device.
+        UsageError: it is not there.
     """
     there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     asked = compute.device
     if asked == "auto":
-        asked = os.environ.get(DEVICE_VARIABLE, "auto")  # type: ignore[assignment]
-    if asked == "auto":
         return next(device for device, is_there in there.items() if is_there)
-    if asked not in there:
-        raise UsageError(f"{DEVICE_VARIABLE} is {asked!r}, expected auto, cpu, cuda or mps")
     if not there[asked]:
         seen = ", ".join(device for device, is_there in there.items() if is_there)
         raise UsageError(f"the device {asked!r} is not visible here; visible: {seen}")

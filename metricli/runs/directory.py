@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
+import math
 import os
 import platform
 import secrets
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -48,15 +51,49 @@ class RunDirectory:
         """Whether a run was started here."""
         return self.spec.exists()
 
-    def start(self, resolved: Mapping[str, Any]) -> None:
-        """Make the folders and write the resolved spec and env.json.
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep every other run out of the directory, which is made if it is not there.
 
         Raises:
-            ResourceError: the folder cannot be made or written.
+            UsageError: a run is going on in it.
+            ResourceError: it cannot be made.
         """
         try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            handle = os.open(self.path, os.O_RDONLY)
+        except OSError as error:
+            raise self._unwritable(error) from None
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(handle)
+            hint = "wait for its end, or give another --run-dir"
+            raise UsageError(f"a run is going on in {str(self.path)!r}", hint=hint) from None
+        except OSError:  # a file system without locks
+            pass
+        try:
+            yield
+        finally:
+            os.close(handle)
+
+    def _unwritable(self, error: OSError) -> ResourceError:
+        what = f"cannot write the run directory {str(self.path)!r}: {error.strerror}"
+        return ResourceError(what, hint="give another place with --run-dir")
+
+    def start(self, resolved: Mapping[str, Any], *, again: bool = False) -> None:
+        """Make the folders and write the resolved spec and env.json.
+
+        `again` starts over in a directory whose run was stopped before its first last.ckpt.
+
+        Raises:
+            UsageError: the directory holds a run, or files with the names of a run's.
+            ResourceError: the folder cannot be made or written.
+        """
+        self.refuse_taken(again=again)
+        try:
             self.best.parent.mkdir(parents=True, exist_ok=True)
-            if self.holds_a_run:  # one that was stopped before its first last.ckpt
+            if again:
                 self.metrics.unlink(missing_ok=True)
                 self.best.unlink(missing_ok=True)
             (self.path / "env.json").write_text(json.dumps(environment(), indent=2) + "\n")
@@ -64,8 +101,28 @@ class RunDirectory:
             self.spec.write_text(text, encoding="utf-8")
         except OSError as error:
             self._undo_start()
-            what = f"cannot write the run directory {str(self.path)!r}: {error.strerror}"
-            raise ResourceError(what, hint="give another place with --run-dir") from None
+            raise self._unwritable(error) from None
+
+    def refuse_taken(self, called: str | Path | None = None, *, again: bool = False) -> None:
+        """Refuse a directory that holds a run (unless it is to start `again`) or another's files.
+
+        `called` is the name that the user has for it.
+
+        Raises:
+            UsageError: it does.
+        """
+        name = str(called or self.path)
+        if self.holds_a_run:
+            if again:
+                return
+            go_on = f"--resume {name}" if self.last.is_file() else f"--run-dir {name} --resume auto"
+            hint = f"go on with {go_on}, or give another --run-dir"
+            raise UsageError(f"{name!r} holds a run already", hint=hint)
+        ours = (self.path / "env.json", self.metrics, self.log, self.best.parent)
+        taken = [file.name for file in ours if file.exists()]
+        if taken:
+            what = f"{name!r} is no run directory, and holds {', '.join(taken)}"
+            raise UsageError(what, hint="give an empty --run-dir")
 
     def _undo_start(self) -> None:
         with contextlib.suppress(OSError):
@@ -79,12 +136,20 @@ class RunDirectory:
         with self.metrics.open("a", encoding="utf-8") as file:
             file.write(json.dumps({k: _finite(v) for k, v in row.items()}) + "\n")
 
-    def forget_after(self, step: int) -> None:
-        """Drop the lines of metrics.jsonl behind a step: they will be made again."""
+    def forget_after(self, step: int, under_way: int | None = None) -> None:
+        """Drop the lines of metrics.jsonl that will be made again.
+
+        They are those behind `step`, and what the end of the epoch `under_way` added.
+        """
         if not self.metrics.exists():
             return
-        lines = self.metrics.read_text(encoding="utf-8").splitlines()
-        kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= step]
+
+        def stays(line: str) -> bool:
+            row = json.loads(line) if line.endswith("}") else {"step": math.inf}
+            ends = row.get("epoch") == under_way and row.get("split") != "train"
+            return bool(row.get("step", 0) <= step) and not ends
+
+        kept = [line for line in self.metrics.read_text(encoding="utf-8").splitlines() if stays(line)]
         part = self.metrics.with_suffix(".part")
         part.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
         part.replace(self.metrics)
@@ -98,7 +163,7 @@ def new_run_directory(name: str, at: str | Path | None) -> RunDirectory:
     """A directory for a new run: `at` itself, or `runs/<name>-<UTC>-<hex>`.
 
     Raises:
-        UsageError: `at` is a file, or holds a run already.
+        UsageError: `at` is a file, holds a run already, or files that are no run's.
     """
     if at is None:
         stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
@@ -106,10 +171,7 @@ def new_run_directory(name: str, at: str | Path | None) -> RunDirectory:
     run = RunDirectory(Path(at).absolute())
     if run.path.exists() and not run.path.is_dir():
         raise UsageError(f"the run directory {str(at)!r} is a file")
-    if run.holds_a_run:
-        go_on = f"--resume {at}" if run.last.is_file() else f"--run-dir {at} --resume auto"
-        hint = f"go on with {go_on}, or give another --run-dir"
-        raise UsageError(f"{str(at)!r} holds a run already", hint=hint)
+    run.refuse_taken(at)
     return run
 
 

@@ -12,7 +12,7 @@ import torch
 from metricli.components.dataset import Batch, image_loader
 from metricli.reports import DryRunReport, Reporter
 from metricli.runs.context import Context, open_context
-from metricli.runs.embed import refuse_bad
+from metricli.runs.embed import refuse_bad, refuse_empty
 from metricli.runs.learner import Learner, build_learner
 from metricli.runs.parts import image_dataset
 from metricli.runs.train import open_training_table
@@ -46,10 +46,12 @@ def dry_run(loaded: Loaded[TrainSpec], reporter: Reporter) -> DryRunReport:
         take = list(range(min(len(rows), spec.validation.batch_size)))
         batch: Batch = next(iter(image_loader(dataset, [take], num_workers=0)))
         refuse_bad(batch.bad, spec.data)
+        refuse_empty(batch)
         learner.extractor.eval()
         with torch.inference_mode():
             found = learner.extractor(batch.images.to(context.device, context.dtype))
-        eval_batch = {"images": len(take), "shape": list(batch.images.shape), "embeddings": list(found.shape)}
+        eval_batch = {"images": len(batch.rows)}
+        eval_batch |= {"shape": list(batch.images.shape), "embeddings": list(found.shape)}
     counts = [p for module in (learner.extractor, learner.loss) for p in module.parameters()]
     return DryRunReport(
         train_batch=train_batch,
@@ -68,6 +70,7 @@ def _try_step(spec: TrainSpec, data: TrainSet, learner: Learner) -> dict[str, An
     first = next(iter(data.batches))
     batch: Batch = next(iter(image_loader(data.dataset, [first], num_workers=0)))
     refuse_bad(batch.bad, spec.data)
+    refuse_empty(batch)
     started = time.monotonic()
     values = learner.step(batch, 0)
     seconds = time.monotonic() - started

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from metricli.components.dataset import ImageDataset, image_loader
+from metricli.components.dataset import Batch, ImageDataset, image_loader
 from metricli.errors import DataError, NonFiniteError
 from metricli.runs.context import Context
 from metricli.specs.data import DataSpec
@@ -77,6 +77,17 @@ def refuse_bad(bad: list[tuple[int, str]], data: DataSpec) -> None:
     """
     if bad and data.on_bad_image == "raise":
         raise DataError(bad[0][1], hint="repair or remove it, or set data.on_bad_image=skip")
+
+
+def refuse_empty(batch: Batch) -> None:
+    """Stop at a batch of which no image could be read.
+
+    Raises:
+        DataError: naming the first of them.
+    """
+    if len(batch.rows) == 0:
+        hint = "`metricli inspect-dataset --deep` lists every image that cannot be read"
+        raise DataError(f"no image of a batch can be read: {batch.bad[0][1]}, ...", hint=hint)
 
 
 def _refuse_non_finite(embeddings: Tensor, rows: Tensor, dataset: ImageDataset) -> None:

@@ -36,14 +36,18 @@ def evaluate_rows(
     Raises:
         DataError: no query or no gallery is left.
     """
+    if embeddings.device.type == "mps":  # which has no float64
+        embeddings = embeddings.cpu()
     device = embeddings.device
     queries = np.flatnonzero(rows.is_query & readable)
     gallery = np.flatnonzero(rows.is_gallery & readable)
     if len(queries) == 0 or len(gallery) == 0:
-        raise DataError(
-            f"there are {len(queries)} queries and {len(gallery)} gallery rows to judge by",
-            hint="set is_query and is_gallery in the table",
-        )
+        there = f"there are {len(queries)} queries and {len(gallery)} gallery rows to judge by"
+        if not readable.all():
+            raise DataError(f"{there}, for {int((~readable).sum())} of {len(rows)} rows have no embedding")
+        raise DataError(there, hint="set is_query and is_gallery in the table")
+    if embeddings.shape[1] == 0:
+        raise DataError("the embeddings have no dimension at all")
     labels, sequences = _codes(rows.labels), _codes(rows.sequences, empty=-1)
 
     def pick(values: np.ndarray, which: np.ndarray) -> Tensor:
@@ -61,14 +65,19 @@ def evaluate_rows(
     asked = validation.metrics.model_dump()
     found_q, found_g = embeddings[query_ids], embeddings[gallery_ids]
     reporter.begin("search", len(queries), "query")
-    result = search(
-        found_q,
-        found_g,
-        k=max(1, required_k(num_relevant, **asked)),
-        distance=validation.distance,
-        **excluded,
-    )
-    reporter.end()
+    try:
+        result = search(
+            found_q,
+            found_g,
+            k=max(1, required_k(num_relevant, **asked)),
+            distance=validation.distance,
+            on_progress=reporter.advance,
+            **excluded,
+        )
+    except ValueError as error:  # values so large that their squares are not finite
+        raise DataError(f"the embeddings cannot be searched: {error}") from None
+    finally:
+        reporter.end()
     for postprocessor in validation.postprocessors:
         result = postprocessor.build()(result, queries=found_q, gallery=found_g, distance=validation.distance)
     per_query = retrieval_metrics(result, query_labels, gallery_labels, num_relevant, **asked)
@@ -77,14 +86,21 @@ def evaluate_rows(
         names, codes = names[1:], codes - 1
     metrics = summarize(per_query, torch.from_numpy(codes.astype(np.int64)).to(device), names.tolist())
     without = int((num_relevant == 0).sum())
-    warnings = _warnings(validation, without, len(queries), len(gallery))
+    nothing = torch.zeros_like(query_labels), torch.zeros_like(gallery_labels)
+    lengths = count_relevant(*nothing, **excluded)  # with one label for all: what each query can retrieve
+    warnings = _warnings(validation, without, lengths)
+    if len(gallery) > 1 and bool((found_g == found_g[0]).all()):
+        warnings.append(
+            "all gallery embeddings are equal: the ranks follow the table's order, not the images"
+        )
     for message in warnings:
         reporter.warn(message)
     return Evaluation(metrics, len(queries), len(gallery), without, warnings)
 
 
-def _warnings(validation: ValidationSpec, without: int, queries: int, gallery: int) -> list[str]:
-    warnings = []
+def _warnings(validation: ValidationSpec, without: int, lengths: Tensor) -> list[str]:
+    """What to say of queries without a match, and of k beyond what a query can retrieve, `lengths` (Q,)."""
+    warnings, queries = [], len(lengths)
     if without:
         warnings.append(
             f"{without} of {queries} queries have no match in the gallery and are left out of the means"
@@ -95,10 +111,15 @@ def _warnings(validation: ValidationSpec, without: int, queries: int, gallery: i
         for name in ("cmc", "precision", "precision_capped", "map", "map_hits")
         for k in getattr(asked, name)
     }
-    too_deep = clipped(sorted(ks), gallery)
+    shortest = int(lengths.min())
+    too_deep = clipped(sorted(ks), shortest)
     if too_deep:
         listed = ", ".join(map(str, too_deep))
-        warnings.append(f"k {listed} is above the gallery size and is clipped to {gallery}")
+        count = int((lengths < too_deep[-1]).sum())
+        warnings.append(
+            f"k {listed} is more than {count} of {queries} queries can retrieve (the fewest: {shortest}); "
+            "for these it is clipped to what they can"
+        )
     return warnings
 
 

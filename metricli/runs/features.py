@@ -6,6 +6,7 @@ import csv
 import json
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,7 +18,7 @@ from safetensors.numpy import load_file
 from torch import Tensor
 
 from metricli.data.table import Rows, Table
-from metricli.errors import DataError, ResourceError, UsageError
+from metricli.errors import DataError, NonFiniteError, ResourceError, UsageError
 
 SUFFIXES = (".npy", ".parquet", ".safetensors")
 BLOCK = 4096
@@ -34,32 +35,34 @@ class Writer(Protocol):
         """No more rows."""
 
 
-class _MappedWriter:
-    """A .npy file, memory-mapped, so that rows go straight to disk."""
+class _NpyWriter:
+    """A .npy file, a header and then rows; not mapped, because a full disk kills whoever writes to a map."""
 
     def __init__(self, path: Path, shape: tuple[int, int], dtype: str) -> None:
-        self.path = path
-        self.map: np.memmap[Any, Any] = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
+        self.file = path.open("wb")
+        self.begin(shape, dtype)
 
-    def write(self, start: int, features: np.ndarray) -> None:
-        self.map[start : start + len(features)] = features
+    def begin(self, shape: tuple[int, int], dtype: str) -> None:
+        """Write the header."""
+        descr = np.lib.format.dtype_to_descr(np.dtype(dtype))
+        head = {"descr": descr, "fortran_order": False, "shape": shape}
+        np.lib.format.write_array_header_1_0(self.file, head)
+
+    def write(self, _start: int, features: np.ndarray) -> None:
+        self.file.write(features.data)
 
     def close(self) -> None:
-        self.map.flush()
-        del self.map
+        self.file.close()
 
 
-class _SafetensorsWriter(_MappedWriter):
-    def __init__(self, path: Path, shape: tuple[int, int], dtype: str) -> None:
-        self.path = path
+class _SafetensorsWriter(_NpyWriter):
+    def begin(self, shape: tuple[int, int], dtype: str) -> None:
+        """Write the header."""
         size = int(np.prod(shape)) * np.dtype(dtype).itemsize
         entry = {"dtype": _SAFETENSORS_TYPE[dtype], "shape": list(shape), "data_offsets": [0, size]}
         head = json.dumps({"features": entry}).encode()
         head += b" " * (-len(head) % 8)
-        with path.open("wb") as file:
-            file.write(len(head).to_bytes(8, "little") + head)
-            file.truncate(8 + len(head) + size)
-        self.map = np.memmap(path, mode="r+", dtype=dtype, shape=shape, offset=8 + len(head))
+        self.file.write(len(head).to_bytes(8, "little") + head)
 
 
 class _ParquetWriter:
@@ -96,8 +99,7 @@ class FeatureFile:
         self.out = out
         self.rows = rows
         self.dtype = dtype
-        self.index = out.with_name(f"{out.stem}.index.csv")
-        self.manifest = out.with_name(f"{out.stem}.json")
+        self.index, self.manifest = beside(out)
         self.dim = 0
         self._writer: Writer | None = None
         self._block: np.ndarray = np.empty((0, 0))
@@ -116,13 +118,21 @@ class FeatureFile:
         if suffix == ".parquet":
             self._writer = _ParquetWriter(part, shape, self.dtype, self.rows)
         else:
-            self._writer = (_MappedWriter if suffix == ".npy" else _SafetensorsWriter)(
-                part, shape, self.dtype
-            )
+            self._writer = (_NpyWriter if suffix == ".npy" else _SafetensorsWriter)(part, shape, self.dtype)
         self._block = np.full((min(BLOCK, len(self.rows)), dim), np.nan, dtype=self.dtype)
 
     def write(self, at: np.ndarray, features: np.ndarray) -> None:
-        """Take features (B, D) of the rows `at` (B,), rising; rows passed over stay NaN."""
+        """Take finite features (B, D) of the rows `at` (B,), rising; rows passed over stay NaN.
+
+        Raises:
+            NonFiniteError: a value is too large for the type of the file.
+        """
+        with np.errstate(over="ignore"):  # said below, with the path
+            features = features.astype(self.dtype, copy=False)
+        wrong = np.flatnonzero(~np.isfinite(features).all(1))
+        if len(wrong):
+            what = f"the embedding of {str(self.rows.paths[at[wrong[0]]])!r} does not fit {self.dtype}"
+            raise NonFiniteError(what, hint="use --dtype float32" if self.dtype == "float16" else "")
         while len(at):
             inside = int(np.searchsorted(at, self._start + len(self._block)))
             self._block[at[:inside] - self._start] = features[:inside]
@@ -154,6 +164,7 @@ class FeatureFile:
             for row, (path, label) in enumerate(zip(self.rows.paths, self.rows.labels, strict=True)):
                 writer.writerow([row, path, label, "skipped" if row in bad else "ok"])
         document = {
+            "out": self.out.name,
             "rows": len(self.rows),
             "dim": self.dim,
             "dtype": self.dtype,
@@ -169,6 +180,9 @@ class FeatureFile:
 
     def discard(self) -> None:
         """Remove what was begun."""
+        if self._writer is not None:
+            with suppress(OSError, pa.ArrowException):  # what it cannot write is not wanted any more
+                self._writer.close()
         for path in (self.out, self.index, self.manifest):
             self._part(path).unlink(missing_ok=True)
 
@@ -195,6 +209,30 @@ def check_out(out: Path) -> None:
         probe.unlink()
     except OSError as error:
         raise ResourceError(f"cannot write in {str(out.parent)!r}: {error.strerror}") from None
+
+
+def beside(out: Path) -> tuple[Path, Path]:
+    """The index and the manifest of a features file."""
+    return out.with_name(f"{out.stem}.index.csv"), out.with_name(f"{out.stem}.json")
+
+
+def refuse_foreign(out: Path) -> None:
+    """Refuse to replace an index or manifest that was not written for `out`.
+
+    Raises:
+        UsageError: naming the file.
+    """
+    index, manifest = beside(out)
+    try:
+        known = json.loads(manifest.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        known = None
+    if isinstance(known, dict) and "ckpt_sha256" in known and known.get("out") == out.name:
+        return
+    for path in (index, manifest):
+        if path.exists():
+            what = f"--out {str(out)!r} would replace {str(path)!r}, which was not written for it"
+            raise UsageError(what, hint="give another name, or remove that file")
 
 
 def read_array(path: Path) -> np.ndarray:

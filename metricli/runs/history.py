@@ -13,8 +13,21 @@ from metricli.reports import OVERALL, Metrics, TrainReport
 from metricli.runs.checkpoints import read_last, save_last
 from metricli.runs.directory import RunDirectory
 from metricli.runs.learner import Learner
+from metricli.runs.trainset import TrainSet
 from metricli.specs.train import TrainSpec
 from metricli.specs.validate import LOSS, lower_is_better
+
+_FREE = (
+    "compute.",
+    "data.",
+    "loggers",
+    "prediction.",
+    "training.log_every_steps",
+    "training.num_workers",
+    "validation.batch_size",
+    "validation.num_workers",
+)
+"""Keys that a resumed run may change, for they do not change what is trained."""
 
 
 @dataclass
@@ -56,7 +69,7 @@ class Progress:
             if self.best_value is None
             else (self.best_value - value if lower else value - self.best_value)
         )
-        if math.isnan(value) or gain <= (min_delta if self.best_value is not None else 0):
+        if gain <= min_delta:
             self.stale += 1
             return False
         self.best_epoch, self.best_value, self.best_metrics, self.stale = self.epoch + 1, value, metrics, 0
@@ -74,30 +87,36 @@ def is_lower_better(spec: TrainSpec) -> bool:
     return lower_is_better(spec.validation.monitor)
 
 
-def save(run: RunDirectory, learner: Learner, progress: Progress, labels: list[str]) -> None:
+def save(run: RunDirectory, learner: Learner, progress: Progress, data: TrainSet) -> None:
     """Write last.ckpt.
 
     Raises:
         ResourceError: it cannot be written; the older one stays whole.
     """
     spec = learner.spec.model_dump(mode="json")
-    save_last(run.last, learner.state(), {"progress": asdict(progress), "spec": spec, "labels": labels})
+    meta = {"progress": asdict(progress), "spec": spec, "labels": data.labels, "rows": data.digest()}
+    save_last(run.last, learner.state(), meta)
 
 
-def restore(run: RunDirectory, learner: Learner, labels: list[str]) -> Progress:
+def restore(run: RunDirectory, learner: Learner, data: TrainSet) -> Progress:
     """Load last.ckpt into the learner.
 
     Raises:
-        CheckpointError: it is damaged, or of other labels.
+        CheckpointError: it is damaged, or of other labels or train rows.
         UsageError: the spec is not the one that the run was started with.
     """
     state, meta = read_last(run.last)
     refuse_other_spec(meta["spec"], learner.spec.model_dump(mode="json"), run.path)
+    hint = "resume with the table that the run was started with"
+    labels = data.labels
     if meta["labels"] != labels:
         gone, new = sorted(set(meta["labels"]) - set(labels)), sorted(set(labels) - set(meta["labels"]))
         changes = f"{len(new)} new {new[:3]}, {len(gone)} gone {gone[:3]}"
         what = f"the train labels are not those of the run: {changes}"
-        raise CheckpointError(what, hint="resume with the table that the run was started with")
+        raise CheckpointError(what, hint=hint)
+    if meta["rows"] != data.digest():
+        what = "the train rows (paths, labels, categories, boxes or their order) are not those of the run"
+        raise CheckpointError(what, hint=hint)
     learner.load_state(state)
     return Progress(**meta["progress"])
 
@@ -105,18 +124,14 @@ def restore(run: RunDirectory, learner: Learner, labels: list[str]) -> Progress:
 def refuse_other_spec(was: Mapping[str, Any], now: Mapping[str, Any], where: Path) -> None:
     """Refuse to go on with a spec that would train something else.
 
-    Where to compute, how many processes decode, the loggers and the prediction may differ.
+    Where to compute and where the data lies, how images are read and evaluated in batches, the loggers and
+    the prediction may differ; that the train rows are the same is checked by their digest.
 
     Raises:
         UsageError: naming the keys that differ.
     """
     before, after = _flat(was), _flat(now)
-    free = ("compute.", "loggers", "prediction.")
-    keys = [
-        k
-        for k in before | after
-        if before.get(k) != after.get(k) and not k.startswith(free) and not k.endswith(".num_workers")
-    ]
+    keys = [k for k in before | after if before.get(k) != after.get(k) and not k.startswith(_FREE)]
     if keys:
         shown = "; ".join(f"{k}: {before.get(k)!r} was, {after.get(k)!r} is" for k in sorted(keys)[:5])
         raise UsageError(

@@ -17,6 +17,9 @@ from metricli.runs.context import Context
 from metricli.runs.parts import built_extractor
 from metricli.specs.train import TrainSpec
 
+MAX_SKIPPED = 50
+"""Steps in a row that fp16's scaler may skip before the run stops; it halves its scale with each."""
+
 
 @dataclass
 class Learner:
@@ -34,6 +37,7 @@ class Learner:
         # want float32.
         self._optimizer = self.context.accelerator.prepare(self.optimizer)
         backbone = getattr(self.extractor, "backbone", self.extractor)
+        self._skipped = 0
         self._freezable = [p for p in backbone.parameters() if p.requires_grad]
 
     @property
@@ -81,10 +85,18 @@ class Learner:
                 raise _non_finite("gradient", step)
             values["grad_norm"] = norm
         self._optimizer.step()
+        self._refuse_skipping(step)
         if not self.spec.scheduler.monitored and self.spec.scheduler.interval == "step":
             self._advance_schedule(step + 1)
         stats = getattr(self.loss, "stats", {})
         return values | {name: float(value) for name, value in stats.items()}
+
+    def _refuse_skipping(self, step: int) -> None:
+        """Stop when fp16's scaler has found the gradient not finite so often that it never will be."""
+        skipped = bool(getattr(self._optimizer, "step_was_skipped", False))
+        self._skipped = self._skipped + 1 if skipped else 0
+        if self._skipped >= MAX_SKIPPED:
+            raise _non_finite("gradient", step)
 
     def _gradient_norm(self) -> float | None:
         """The gradient's norm, clipped if the spec says so; None in fp16, whose scaler skips bad steps."""

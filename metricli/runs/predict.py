@@ -17,7 +17,7 @@ from metricli.runs.checkpoints import read_best
 from metricli.runs.context import open_context
 from metricli.runs.directory import find_checkpoint
 from metricli.runs.embed import RowLoader, embed
-from metricli.runs.features import FeatureFile, check_out
+from metricli.runs.features import FeatureFile, beside, check_out, refuse_foreign
 from metricli.runs.parts import (
     image_dataset,
     inference_extractor,
@@ -57,6 +57,7 @@ def predict(
     loaded: Loaded[PredictSpec] = load_inference(source, best, PredictSpec, data, overrides)
     spec = loaded.spec
     block = require_data(spec)
+    _refuse_replacing(target, block)
     table, warnings = _open_images(block, reporter)
     rows = take_split(table, split)
     context = open_context(spec.compute, reporter)
@@ -65,10 +66,6 @@ def predict(
     options = spec.prediction
     loader = RowLoader(context, dataset, batch_size=options.batch_size, num_workers=options.num_workers)
     file = FeatureFile(target, rows, options.dtype)
-    for place in (file.out, file.index, file.manifest):
-        if place.exists() and place.samefile(block.table):
-            what = f"--out {str(target)!r} would replace the table {block.table!r}"
-            raise UsageError(what, hint="give another name")
 
     def keep(at: np.ndarray, features: Tensor) -> None:
         if not file.dim:
@@ -103,11 +100,28 @@ def predict(
     )
 
 
+def _refuse_replacing(out: Path, data: DataSpec) -> None:
+    table = Path(data.table)
+    for place in (out, *beside(out)):
+        if place.exists() and table.exists() and place.samefile(table):
+            what = f"--out {str(out)!r} would replace the table {data.table!r}"
+            raise UsageError(what, hint="give another name")
+    refuse_foreign(out)
+
+
 def _open_images(data: DataSpec, reporter: Reporter) -> tuple[Table, list[str]]:
     if not Path(data.table).is_dir():
         return open_table(data, "predict", reporter)
+    if data.root is not None:
+        what = f"--root {data.root!r} with the folder {data.table!r}, whose images' paths start from itself"
+        raise UsageError(what, hint="leave --root out")
     table, others = folder_table(data.table)
-    warnings = [finding.message for finding in require_sound(check_table(table, need="predict"), data.table)]
+    findings = check_table(table, need="predict", allow_outside_root=data.allow_outside_root)
+    try:
+        warnings = [finding.message for finding in require_sound(findings, data.table)]
+    except DataError as error:  # its hint is for tables
+        hint = "repair or remove these files, or give a table of the images to take"
+        raise DataError(error.message, hint=hint) from None
     if others:
         listed = ", ".join(
             f"{count} {suffix or 'without suffix'}" for suffix, count in sorted(others.items())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,18 +10,17 @@ from typing import Any
 
 from metricli.components.dataset import Batch
 from metricli.data.table import Rows, Table
-from metricli.errors import DataError, UsageError
+from metricli.errors import DataError
 from metricli.reports import OVERALL, Metrics, Reporter, TrainReport
-from metricli.runs.checkpoints import read_last, save_best
+from metricli.runs.checkpoints import save_best
 from metricli.runs.context import Context, StopFlag, open_context, stop_on_signals
-from metricli.runs.directory import RUNS, RunDirectory, new_run_directory, newest_run
-from metricli.runs.embed import refuse_bad
+from metricli.runs.directory import RunDirectory
+from metricli.runs.embed import refuse_bad, refuse_empty
 from metricli.runs.evaluate import evaluate_rows
 from metricli.runs.history import (
     Progress,
     is_lower_better,
     monitored,
-    refuse_other_spec,
     report,
     restore,
     save,
@@ -28,6 +28,7 @@ from metricli.runs.history import (
 from metricli.runs.learner import Learner, build_learner
 from metricli.runs.logs import Logs, Transcript
 from metricli.runs.parts import image_dataset, open_table
+from metricli.runs.resuming import choose_run, finished_report
 from metricli.runs.trainset import TrainSet, build_train_set
 from metricli.runs.validate import embed_rows, row_loader, skipped_paths
 from metricli.specs.load import Loaded, check_spec
@@ -59,20 +60,21 @@ def train(
         label_to_category=data.label_to_category,
         steps_per_epoch=data.steps_per_epoch,
     )
-    progress = restore(run, learner, data.labels) if resuming else Progress()
-    if resuming:
-        run.forget_after(progress.step)
+    with run.locked():
+        if resuming:
+            progress = restore(run, learner, data)
+            under_way = progress.epoch + 1 if progress.step_in_epoch else None
+            run.forget_after(progress.step, under_way)
+            said = f"going on with {run.path} at epoch {progress.epoch + 1}, step {progress.step + 1}"
+        else:
+            progress, said = Progress(), f"run directory {run.path}"
+            run.start(spec.model_dump(mode="json"), again=resume is not None)
         reporter.write_to(run.log)
-        reporter.say(f"going on with {run.path} at epoch {progress.epoch + 1}, step {progress.step + 1}")
-    else:
-        run.start(spec.model_dump(mode="json"))
-        reporter.write_to(run.log)
-        reporter.say(f"run directory {run.path}")
-    with Logs(run, spec.loggers, reporter) as logs, stop_on_signals() as stop:
-        training = Training(
-            loaded, context, data, learner, table.split("validation"), run, progress, logs, warnings
-        )
-        training.run(stop)
+        reporter.say(said)
+        with Logs(run, spec.loggers, reporter) as logs, stop_on_signals() as stop:
+            rows = table.split("validation")
+            training = Training(loaded, context, data, learner, rows, run, progress, logs, warnings)
+            training.run(stop)
     return report(run, spec, progress, warnings)
 
 
@@ -108,15 +110,27 @@ class Training:
         self.warnings.append(message)
         self.reporter.warn(message)
 
+    def warn_once(self, message: str) -> None:
+        """The same, for what every epoch finds again."""
+        if message not in self.warnings:
+            self.warn(message)
+
     def run(self, stop: StopFlag) -> None:
         """Every epoch that is left."""
         training, progress = self.spec.training, self.progress
         while progress.epoch < training.epochs and not progress.stopped:
             started = time.monotonic()
-            self.train_epoch(stop)
+            try:
+                self.train_epoch(stop)
+            except DataError:  # an image that cannot be read must not cost the steps before it
+                if progress.step:
+                    self.save_last()
+                raise
             means = progress.means()
             is_last = progress.epoch + 1 == training.epochs
             due = (progress.epoch + 1) % self.spec.validation.every_n_epochs == 0 or is_last
+            if due and len(self.validation_rows):
+                self.save_last()  # whatever stops the validation, the epoch is kept
             metrics = self.validate() if due else None
             self.learner.end_epoch(progress.epoch)
             if metrics is not None:
@@ -165,14 +179,12 @@ class Training:
     def note_bad(self, batch: Batch) -> None:
         """Stop at, or count, images that could not be read."""
         refuse_bad(batch.bad, self.spec.data)
-        if len(batch.rows) == 0:
-            hint = "`metricli inspect-dataset --deep` lists every image that cannot be read"
-            raise DataError(f"no image of a batch can be read: {batch.bad[0][1]}, ...", hint=hint)
+        refuse_empty(batch)
         for row, reason in batch.bad:
             path = str(self.data.rows.paths[row])
             if path not in self.progress.skipped:
                 self.progress.skipped.append(path)
-                self.warn(f"{reason}; another image of its label takes its place")
+                self.warn(f"{reason}; another image of its label takes its place, if there is one")
 
     def stop_if_asked(self, stop: StopFlag) -> None:
         """After a signal: save and leave.
@@ -205,13 +217,16 @@ class Training:
         """Save best.ckpt if the monitor is better than ever (or nothing is judged), and tell the schedule."""
         progress, lower = self.progress, is_lower_better(self.spec)
         value = monitored(self.spec, metrics, loss)
-        self.learner.tell_schedule(-value if lower else value)
-        if metrics or self.spec.validation.monitor == "loss":
-            better = progress.judge(value, metrics, lower=lower, min_delta=self.spec.training.min_delta)
+        if math.isnan(value):  # nothing is judged: the newest is as good as any
+            better = progress.best_value is None
+            if better:
+                progress.best_epoch, progress.best_metrics = progress.epoch + 1, metrics
+            if metrics:
+                self.warn_once(f"{self.spec.validation.monitor} is not defined, for no query has a match")
         else:
-            better, progress.best_epoch, progress.best_metrics = True, progress.epoch + 1, metrics
-        if better or not self.run_dir.best.exists():
-            progress.best_epoch, progress.best_metrics = progress.epoch + 1, metrics
+            self.learner.tell_schedule(-value if lower else value)
+            better = progress.judge(value, metrics, lower=lower, min_delta=self.spec.training.min_delta)
+        if better:
             save_best(
                 self.run_dir.best,
                 extractor=self.learner.extractor,
@@ -225,6 +240,7 @@ class Training:
     def log_epoch(self, means: Mapping[str, float], metrics: Metrics | None, seconds: float) -> None:
         """One row for the terminal, one line for each category in metrics.jsonl."""
         progress = self.progress
+        self.logs.row(progress.step, progress.epoch + 1, "train_epoch", means)
         for category, values in (metrics or {}).items():
             self.logs.row(progress.step, progress.epoch + 1, "validation", values, category=category)
         row: dict[str, Any] = {
@@ -240,7 +256,7 @@ class Training:
 
     def save_last(self) -> None:
         """Write last.ckpt."""
-        save(self.run_dir, self.learner, self.progress, self.data.labels)
+        save(self.run_dir, self.learner, self.progress, self.data)
 
 
 def open_training_table(loaded: Loaded[TrainSpec], reporter: Reporter) -> tuple[Table, list[str]]:
@@ -257,47 +273,3 @@ def open_training_table(loaded: Loaded[TrainSpec], reporter: Reporter) -> tuple[
         warnings.append(message)
         reporter.warn(message)
     return table, warnings
-
-
-def choose_run(
-    spec: TrainSpec, run_dir: str | Path | None, resume: str | Path | None, reporter: Reporter
-) -> tuple[RunDirectory, bool]:
-    """The directory of the run, and whether it is one to go on with.
-
-    Raises:
-        UsageError: the directory holds a run and no resume was asked for, or it cannot be resumed.
-    """
-    if resume is None:
-        return new_run_directory(spec.name, run_dir), False
-    if str(resume) != "auto":
-        run = RunDirectory(Path(resume).absolute())
-        if run_dir is not None and Path(run_dir).absolute() != run.path:
-            what = f"--resume {str(resume)!r} and --run-dir {str(run_dir)!r} are two places"
-            raise UsageError(what, hint="give one of them")
-    elif run_dir is not None:
-        run = RunDirectory(Path(run_dir).absolute())
-    else:
-        run = newest_run(Path.cwd() / RUNS, name=spec.name, file="last") or RunDirectory(Path())
-    if run.last.is_file():
-        return run, True
-    if str(resume) != "auto":
-        what = f"{str(resume)!r} holds no checkpoints/last.ckpt to resume"
-        raise UsageError(what, hint="give a run directory, or --resume auto")
-    reporter.say("there is no run to resume: starting a new one")
-    if run_dir is not None and run.holds_a_run:  # it was stopped before its first checkpoint
-        return run, False
-    return new_run_directory(spec.name, run_dir), False
-
-
-def finished_report(run: RunDirectory, spec: TrainSpec) -> TrainReport | None:
-    """The report of a run that is finished, None of one that is not.
-
-    Raises:
-        UsageError: the run was of another spec.
-    """
-    _, meta = read_last(run.last)
-    progress = Progress(**meta["progress"])
-    if not progress.stopped:
-        return None
-    refuse_other_spec(meta["spec"], spec.model_dump(mode="json"), run.path)
-    return report(run, spec, progress, [])

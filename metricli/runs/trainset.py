@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +29,14 @@ class TrainSet:
     labels: list[str]
     label_to_category: list[int] | None
     steps_per_epoch: int
+
+    def digest(self) -> str:
+        """sha256 over the rows as training sees them: paths, labels, categories and boxes, in order."""
+        rows, digest = self.rows, hashlib.sha256()
+        for column in (rows.paths, rows.labels, rows.categories):
+            digest.update("\0".join(column.tolist()).encode("utf-8", "surrogatepass") + b"\1")
+        digest.update(b"" if rows.boxes is None else rows.boxes.tobytes())
+        return digest.hexdigest()
 
 
 def build_train_set(spec: TrainSpec, table: Table, context: Context) -> TrainSet:

@@ -120,6 +120,8 @@ def evaluate(
         DataSpec(table=str(table), root=None if root is None else str(root)), "evaluate", reporter, split
     )
     rows = take_split(found, split)
+    if isinstance(embeddings, np.ndarray):  # torch takes neither negative strides nor foreign byte orders
+        embeddings = np.ascontiguousarray(embeddings, dtype=embeddings.dtype.newbyteorder("="))
     tensor = torch.as_tensor(embeddings).detach()
     if tensor.ndim != 2 or len(tensor) != len(rows) or not tensor.is_floating_point():
         shape = f"{tensor.dtype} {tuple(tensor.shape)}".removeprefix("torch.")

@@ -11,12 +11,14 @@ from pydantic import (
     AfterValidator,
     BaseModel,
     ConfigDict,
+    GetJsonSchemaHandler,
     ModelWrapValidatorHandler,
     ValidationError,
     ValidationInfo,
     model_validator,
 )
-from pydantic_core import ErrorDetails, InitErrorDetails, PydanticCustomError
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema, ErrorDetails, InitErrorDetails, PydanticCustomError
 
 from metricli.specs.suggest import did_you_mean
 
@@ -47,10 +49,46 @@ class SpecModel(BaseModel):
     @classmethod
     def _explain_errors(cls, data: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
         try:
-            return handler(data)
+            return handler(_with_default_names(cls, data))
         except ValidationError as error:
             details = [_explain(cls, item) for item in error.errors(include_url=False)]
             raise ValidationError.from_exception_data(cls.__name__, details) from None
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        found = handler(schema)
+        fields = handler.resolve_ref_schema(found).get("properties", {})
+        for key in _default_names(cls):
+            factory: Any = cls.model_fields[key].default_factory
+            fields[key]["anyOf"].append(json_schema_of(type(factory()), handler))
+        return found
+
+
+def json_schema_of(model: type[SpecModel], handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+    """The JSON schema of a model within another's; `handler` alone would skip the model's own additions."""
+    return model.__get_pydantic_json_schema__(model.__pydantic_core_schema__, handler)
+
+
+def _default_names(model: type[BaseModel]) -> dict[str, str]:
+    """The fields whose default is a plugin (see `named` in plugin.py), and its name."""
+    names = {
+        key: getattr(field.default_factory, "default_name", None) for key, field in model.model_fields.items()
+    }
+    return {key: name for key, name in names.items() if name is not None}
+
+
+def _with_default_names(model: type[BaseModel], data: Any) -> Any:
+    """`optimizer: {lr: 1e-4}` is one of the default optimizer."""
+    if not isinstance(data, Mapping):
+        return data
+    unnamed = {
+        key: {"name": name, **data[key]}
+        for key, name in _default_names(model).items()
+        if isinstance(data.get(key), Mapping) and "name" not in data[key]
+    }
+    return {**data, **unnamed} if unnamed else data
 
 
 def _resolve_path(path: str, info: ValidationInfo) -> str:

@@ -199,6 +199,8 @@ def apply_override(document: Document, word: str) -> None:
     try:
         if not (sign and all(steps)):
             raise ValueError(f"expected key=value or key.sub=value, got {word!r}")
+        if not text.strip():  # an unset variable of the shell, more often than a wish for null
+            raise ValueError(f"expected a value, got nothing; write {dotted(steps)}=null for null")
         value = _override_value(text)
         _set(document, steps, value)
     except ValueError as error:

@@ -168,6 +168,17 @@ class SchedulerSpec(PluginSpec, kind="schedulers", singular="scheduler"):
         """A schedule over `optimizer`; `total_steps` are optimizer steps of the whole run."""
         raise NotImplementedError
 
+    def check(self, spec: Any, table: TableFacts | None) -> list[Problem]:
+        """A schedule that waits for a metric needs validation rows to take it from."""
+        problems = super().check(spec, table)
+        if self.monitored and spec.validation.unjudged(table):
+            what = (
+                f"the rate never falls: the table has no validation rows to take {spec.validation.monitor} "
+                "from; add some, or set validation.monitor: loss"
+            )
+            problems.append(Problem("", what, severity="warning"))
+        return problems
+
 
 class PostprocessorSpec(PluginSpec, kind="postprocessors", singular="postprocessor"):
     """Changes search results before the metrics are taken."""

@@ -154,6 +154,12 @@ def _problems(spec: SpecModel, table: TableFacts | None) -> Iterator[Problem]:
         yield Problem("validation.monitor", validation.monitor_problem)  # type: ignore[attr-defined]
     if not isinstance(spec, TrainSpec):  # of the others, much is raw data that a check cannot read
         return
+    if spec.training.patience is not None and spec.validation.unjudged(table):
+        what = (
+            f"training never stops early: the table has no validation rows to take {spec.validation.monitor} "
+            "from; add some, or set validation.monitor: loss"
+        )
+        yield Problem("training.patience", what, severity="warning")
     for path, plugin in plugins_of(spec):
         try:
             found = [

@@ -8,7 +8,8 @@ that the entry point of that name leads to.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Self, TypeVar
 
 from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationError
 from pydantic.json_schema import JsonSchemaValue
@@ -16,7 +17,7 @@ from pydantic_core import CoreSchema, core_schema
 
 from metricli.errors import Problem
 from metricli.specs import registry
-from metricli.specs.base import SpecModel, error_at, show, spec_error
+from metricli.specs.base import SpecModel, error_at, json_schema_of, show, spec_error
 
 if TYPE_CHECKING:
     from metricli.data.facts import TableFacts
@@ -66,7 +67,7 @@ class PluginSpec(SpecModel):
         cls, schema: CoreSchema, handler: GetJsonSchemaHandler
     ) -> JsonSchemaValue:
         if not cls.is_kind():
-            return handler(schema)
+            return super().__get_pydantic_json_schema__(schema, handler)
         models = {
             info.name: info.model
             for info in registry.describe(cls.kind, cls.singular, cls)
@@ -74,7 +75,7 @@ class PluginSpec(SpecModel):
         }
         if not models:
             return {"not": {}, "description": f"no {cls.singular} is installed"}
-        mappings = [handler(model.__pydantic_core_schema__) for model in models.values()]
+        mappings = [json_schema_of(model, handler) for model in models.values()]
         options: list[JsonSchemaValue] = [{"required": ["name"], "anyOf": mappings}]
         bare = [
             name
@@ -119,6 +120,18 @@ def _dump(value: PluginSpec) -> Any:
     return value.model_dump(mode="json") if isinstance(value, PluginSpec) else value
 
 
-def named(kind: type[P], name: str, **settings: Any) -> Callable[[], P]:
-    """A default factory: the plugin of that name with these settings, resolved when first needed."""
-    return lambda: kind._resolve({"name": name, **settings})
+@dataclass(frozen=True)
+class _Named(Generic[P]):
+    kind: type[P]
+    default_name: str
+
+    def __call__(self) -> P:
+        return self.kind._resolve({"name": self.default_name})
+
+
+def named(kind: type[P], name: str) -> Callable[[], P]:
+    """A default factory: the plugin of that name, resolved when first needed.
+
+    In a field with this default a mapping without a name is one of the default plugin.
+    """
+    return _Named(kind, name)

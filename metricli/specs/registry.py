@@ -96,8 +96,7 @@ def describe(kind: str, singular: str, base: type[PluginSpec]) -> list[PluginInf
         for entry in entries:
             model, status = None, "ok"
             try:
-                load_plugin(kind, singular, name, base)
-                model = _load(entry, singular, base)
+                model = load_plugin(kind, singular, name, base)
             except PluginError as error:
                 status = str(error)
             dist = entry.dist

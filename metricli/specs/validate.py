@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
@@ -11,6 +11,9 @@ from metricli.specs.data import ComputeSpec, DataSpec, Workers
 from metricli.specs.kinds import ExtractorSpec, PostprocessorSpec, TransformSpec
 from metricli.specs.plugin import named
 from metricli.specs.suggest import did_you_mean
+
+if TYPE_CHECKING:
+    from metricli.data.facts import TableFacts
 
 LOWER_IS_BETTER = ("fnmr", "eer", "loss")
 LOSS = "loss"
@@ -72,6 +75,10 @@ class ValidationSpec(SpecModel):
         if not self.metrics.names():
             raise error_at(("metrics",), "no metric is asked for; give at least one, such as cmc: [1]")
         return self
+
+    def unjudged(self, table: TableFacts | None) -> bool:
+        """Whether `monitor` will never have a value, for want of validation rows."""
+        return table is not None and table.validation_rows == 0 and self.monitor != LOSS
 
     @property
     def monitor_problem(self) -> str | None:

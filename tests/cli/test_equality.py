@@ -64,8 +64,10 @@ def test_predict_both_ways(cli, trained, tmp_path):
     report = metricli.predict(ckpt=trained.best_ckpt, out=tmp_path / "b.npy")
     assert (report.rows, report.dim) == (204, 16)
     np.testing.assert_array_equal(np.load("a.npy"), np.load("b.npy"))
-    for name in ("index.csv", "json"):
-        assert (tmp_path / f"a.{name}").read_text() == (tmp_path / f"b.{name}").read_text()
+    assert (tmp_path / "a.index.csv").read_text() == (tmp_path / "b.index.csv").read_text()
+    one, other = (json.loads((tmp_path / f"{name}.json").read_text()) for name in "ab")
+    assert (one.pop("out"), other.pop("out")) == ("a.npy", "b.npy")
+    assert one == other
 
 
 def test_evaluate_in_memory_is_validate(cli, spec, trained):
@@ -108,13 +110,13 @@ def test_every_format_is_read_by_its_own_library(cli, trained):
     from safetensors.numpy import load_file
 
     for suffix in (".npy", ".parquet", ".safetensors"):
-        done = cli("predict", "--ckpt", trained.best_ckpt, "--split", "validation", "--out", f"f{suffix}")
-        assert done.code == 0
-    array = np.load("f.npy")
+        out = f"f-{suffix[1:]}{suffix}"
+        assert cli("predict", "--ckpt", trained.best_ckpt, "--split", "validation", "--out", out).code == 0
+    array = np.load("f-npy.npy")
     assert (array.shape, array.dtype) == ((96, 16), np.float32)
     np.testing.assert_allclose(np.linalg.norm(array, axis=1), 1, atol=1e-5)
-    np.testing.assert_array_equal(load_file("f.safetensors")["features"], array)
-    frame = pd.read_parquet("f.parquet")
+    np.testing.assert_array_equal(load_file("f-safetensors.safetensors")["features"], array)
+    frame = pd.read_parquet("f-parquet.parquet")
     np.testing.assert_array_equal(np.stack(frame["features"]), array)
     rows = [line.split(",") for line in table_lines()[1:] if ",validation," in line]
     assert frame["path"].tolist() == [row[1] for row in rows]

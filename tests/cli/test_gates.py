@@ -52,15 +52,59 @@ def test_fail_under(cli, trained, gate, code):
             "the metric 'cmc@2' is not computed, did you mean 'cmc@5'? "
             "computed: cmc@1, cmc@5, precision@5, map@5, map@r",
         ),
-        (
-            "moon/cmc@1=0.1",
-            "--fail-under: no category 'moon'; there are: OVERALL, glyph, polygon, ring, star",
-        ),
+        ("cmc@1=80", "--fail-under 'cmc@1=80': metrics lie between 0 and 1, got 80"),
+        ("cmc@1=-0.1", "--fail-under 'cmc@1=-0.1': metrics lie between 0 and 1, got -0.1"),
     ],
 )
 def test_a_gate_that_cannot_be_meant(refused, trained, gate, message):
     done = refused("validate", "--ckpt", trained.best_ckpt, "--fail-under", gate)
     assert (done.code, done.err) == (2, f"error: {message}\n")
+
+
+def test_a_gate_of_an_unknown_category_fails_after_the_metrics(cli, trained):
+    words = ("validate", "--ckpt", trained.best_ckpt, "--fail-under", "moon/cmc@1=0.1")
+    message = "--fail-under: no category 'moon'; there are: OVERALL, glyph, polygon, ring, star"
+    done = cli(*words)
+    assert (done.code, done.err) == (2, f"error: {message}\n")
+    assert done.out.startswith(metrics_text(trained.metrics))
+    done = cli(*words, "--json")
+    assert (done.code, done.err) == (2, f"error: {message}\n")
+    assert done.json["metrics"] == trained.metrics
+    assert done.json["error"]["message"] == message
+
+
+@pytest.mark.parametrize(
+    ("value", "limit", "shown"),
+    [(0.28496, 0.285, "0.28496"), (0.2, 0.285, "0.2000"), (0.98996, 0.98999, "0.98996")],
+)
+def test_a_failed_gate_shows_digits_that_tell_value_and_limit_apart(value, limit, shown):
+    from metricli.cli.gates import enforce, parse
+    from metricli.errors import GateError
+
+    (gate,) = parse([f"map@r={limit}"])
+    with pytest.raises(GateError, match=rf"is {shown}, at least {limit} is asked for$"):
+        enforce([gate.check({"OVERALL": {"map@r": value}})])
+
+
+def test_metrics_that_cannot_be_written_are_shown(cli, trained, monkeypatch):
+    from metricli.cli import gates
+    from metricli.errors import ResourceError
+
+    def full(folder, report):
+        raise ResourceError("cannot write 'm/metrics.json': disk full")
+
+    monkeypatch.setattr(gates, "write_metrics", full)
+    done = cli("validate", "--ckpt", trained.best_ckpt, "--out", "m")
+    assert (done.code, done.err) == (7, "error: cannot write 'm/metrics.json': disk full\n")
+    assert done.out.startswith(metrics_text(trained.metrics))
+
+
+def test_a_folder_that_cannot_be_made_is_refused_before_the_work(refused, tmp_path):
+    (tmp_path / "file").touch()
+    done = refused("validate", "--ckpt", "missing.ckpt", "--out", "file/m")
+    assert done.code == 2
+    assert "lies below the file" in done.err
+    assert refused("validate", "--ckpt", "missing.ckpt", "--out", "/proc/no/m").code == 7
 
 
 def test_a_gate_of_a_metric_that_is_better_low():

@@ -56,6 +56,38 @@ def test_init_writes_a_spec_that_trains(cli, figures, tmp_path):
     assert tried.json["train_batch"]["images"] == 48
 
 
+@pytest.mark.parametrize(
+    ("folder", "name"),
+    [("2024", "2024"), ("true", "true"), ("1e5", "1e5"), ("données", "donn-es"), ("数据", "run")],
+)
+def test_init_gives_a_name_that_train_takes(cli, figures, folder, name):
+    from metricli import TrainSpec
+    from metricli.specs.load import load_spec
+
+    figures.rename(figures.parent / folder)
+    target = figures.parent / "my spec.yaml"
+    done = cli("init", f"{folder}/df.csv", "--out", "my spec.yaml")
+    assert done.out == "wrote my spec.yaml; next: metricli train 'my spec.yaml' --dry-run\n"
+    assert "metricli train 'my spec.yaml' --dry-run" in target.read_text()
+    assert load_spec(target, TrainSpec).spec.name == name
+
+
+@pytest.mark.parametrize(
+    ("split", "what"), [("train", "no second train label"), ("validation", "no train rows")]
+)
+def test_init_needs_two_train_labels(refused, tmp_path, split, what):
+    (tmp_path / "t.csv").write_text(f"label,path,split\na,1.jpg,{split}\na,2.jpg,{split}\n")
+    done = refused("init", "t.csv")
+    assert done.err == f"error: 't.csv' has {what} to write a training spec for\n"
+
+
+def test_a_control_character_in_a_category_is_escaped():
+    from metricli.reports import format_metrics
+
+    lines = format_metrics({"OVERALL": {"cmc@1": 1.0}, "a\x1b[31m\nb é": {"cmc@1": 0.5}}).splitlines()
+    assert lines[2] == "a\\x1b[31m\\nb é  0.5000"
+
+
 def test_env(cli, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", "secret")
     done = cli("env", "--json")

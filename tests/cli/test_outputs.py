@@ -70,7 +70,7 @@ def test_a_full_disk_while_training_is_one_sentence(cli, spec, tmp_path, small_d
     done = cli("train", spec, "--run-dir", "run", "-q")
     small_disk(resource.RLIM_INFINITY)
     assert done.code == 7
-    assert error_of(done).startswith(f"cannot write '{tmp_path}/run/checkpoints/best.ckpt': ")
+    assert error_of(done).startswith(f"cannot write '{tmp_path}/run/checkpoints/last.ckpt': ")
     assert not list(tmp_path.rglob("*.part"))
     assert not (tmp_path / "run/checkpoints/best.ckpt").exists()
 

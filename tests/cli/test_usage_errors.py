@@ -20,6 +20,14 @@ SPEC_PROBLEMS = [
 ]
 
 
+def test_a_spec_file_with_a_sign_in_its_path_is_no_override(cli, spec, tmp_path):
+    (tmp_path / "lr=3").mkdir()
+    (tmp_path / spec).rename(tmp_path / "lr=3" / "spec.yaml")
+    done = cli("train", "lr=3/spec.yaml", "training.epoch=1", "--dry-run")
+    assert done.code == 2
+    assert done.err.startswith("error: 1 problem in lr=3/spec.yaml\n")
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

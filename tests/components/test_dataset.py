@@ -5,6 +5,9 @@ import functools
 import os
 import random
 import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -168,6 +171,84 @@ def test_a_worker_that_is_killed_is_a_worker_error(folder: Path) -> None:
     assert caught.value.exit_code == 6
 
 
+SCRIPT = """
+import os
+import sys
+import time
+from pathlib import Path
+import numpy as np
+from metricli.components.dataset import ImageDataset, image_loader
+{transform}
+print("ran", os.getpid(), flush=True)
+data = ImageDataset(root=Path({folder!r}), paths=np.array([f"{{i}}.png" for i in range(4)]), transform=change)
+{body}
+"""
+
+
+def script(folder: Path, transform: str, body: str) -> list[str]:
+    (folder / "script.py").write_text(SCRIPT.format(folder=str(folder), transform=transform, body=body))
+    return [sys.executable, str(folder / "script.py")]
+
+
+def test_a_script_without_a_guard_runs_once(folder: Path) -> None:
+    body = """
+loader = image_loader(data, [[0, 1], [2, 3]], num_workers=1)
+print([batch.rows.tolist() for batch in loader], [batch.rows.tolist() for batch in loader])
+import __main__
+print(__main__.__file__)
+"""
+    words = script(folder, "from torchvision.transforms.v2.functional import to_dtype as change", body)
+    done = subprocess.run(words, capture_output=True, text=True, timeout=100)
+    assert done.returncode == 0, done.stderr
+    ran, *rest = done.stdout.splitlines()
+    assert ran.startswith("ran ")
+    assert rest == [f"{[[0, 1], [2, 3]]} {[[0, 1], [2, 3]]}", words[1]]
+
+
+def test_a_transform_of_the_script_itself_reaches_the_workers(folder: Path) -> None:
+    transform = """
+from functools import partial
+def inner(image, by): return image.float() * by
+change = partial(inner, by=0)
+"""
+    body = """
+if __name__ == "__main__":
+    print([float(b.images.sum()) for b in image_loader(data, [[0, 1]], num_workers=1)])
+"""
+    done = subprocess.run(script(folder, transform, body), capture_output=True, text=True, timeout=100)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "[0.0]"
+
+
+@pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="looks for the worker in /proc")
+def test_workers_do_not_outlive_a_killed_trainer(folder: Path) -> None:
+    body = """
+loader = iter(image_loader(data, [[0], [1], [2], [3]] * 9, num_workers=1))
+next(loader)
+print(loader._workers[0].pid, flush=True)
+time.sleep(100)
+"""
+    words = script(folder, "from torchvision.transforms.v2.functional import to_dtype as change", body)
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as trainer:
+        assert trainer.stdout is not None
+        trainer.stdout.readline()
+        worker = Path("/proc") / trainer.stdout.readline().strip()
+        assert worker.name.isdigit()
+        assert worker.is_dir()
+        trainer.kill()
+        patience = time.monotonic() + 10
+        while is_alive(worker) and time.monotonic() < patience:
+            time.sleep(0.05)
+        assert not is_alive(worker)
+
+
+def is_alive(process: Path) -> bool:
+    try:
+        return process.joinpath("stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
 def test_a_bad_image_comes_as_a_reason_without_replacement(folder: Path) -> None:
     (folder / "4.png").write_bytes(b"")
     found = dataset(folder)
@@ -210,7 +291,13 @@ def test_the_replacement_may_be_bad_too(folder: Path) -> None:
 def test_a_box_outside_its_image_and_too_many_pixels_are_bad(folder: Path) -> None:
     boxes = np.full((8, 4), -1)
     boxes[0] = (0, 0, SIDE + 3, 2)
-    assert "reaches outside its image" in dataset(folder, boxes=boxes)[0].bad[0][1]
+    assert dataset(folder, boxes=boxes)[0].bad == [
+        (
+            0,
+            f"{folder / '0.png'} (row 0 of the split): "
+            f"box (0, 0, {SIDE + 3}, 2) reaches outside its image of {SIDE + 2} x {SIDE} pixels",
+        )
+    ]
     assert "more than the 10 pixels allowed" in dataset(folder, max_pixels=10)[0].bad[0][1]
 
 

@@ -240,8 +240,49 @@ def test_a_size_that_the_model_cannot_take_is_a_usage_error() -> None:
     extractor = timm_extractor("test_vit", model_args={"dynamic_img_size": False})
     with pytest.raises(UsageError) as caught:
         run(extractor, images(64))
-    assert caught.value.message.startswith("the backbone does not take images of 64x64 pixels: Input height")
+    start = "the backbone does not take 2 images of 64x64 pixels: Input height"
+    assert caught.value.message.startswith(start)
     assert "img_size" in caught.value.hint
+
+
+class Failing(nn.Module):
+    def __init__(self, error: Exception) -> None:
+        super().__init__()
+        self.error = error
+
+    def forward(self, x: Tensor) -> Tensor:
+        raise self.error
+
+
+def test_misuse_of_a_backbone_is_a_usage_error() -> None:
+    neck = Extractor(nn.Flatten(), channels=12, bnneck=True).train()
+    with pytest.raises(UsageError) as caught:
+        neck(torch.rand(1, 3, 2, 2))
+    assert caught.value.message == (
+        "the backbone does not take 1 images of 2x2 pixels: "
+        "Expected more than 1 value per channel when training, got input size torch.Size([1, 12])"
+    )
+    with pytest.raises(UsageError, match="expected input"):
+        run(timm_extractor("test_resnet", model_args={"in_chans": 1}))
+    for error in (RuntimeError("too small\nand more"), ValueError("too small")):
+        with pytest.raises(UsageError, match="4 images of 8x6 pixels: too small;"):
+            Extractor(Failing(error), channels=3)(torch.rand(4, 3, 8, 6))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("tried to allocate 2 GiB"),
+        torch.AcceleratorError("an assert of the device", 0),
+        RuntimeError("CUDA error: an illegal memory access"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory"),
+        RuntimeError("[/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc] Connection closed by peer"),
+    ],
+)
+def test_faults_of_the_machine_stay_what_they_are(error: Exception) -> None:
+    with pytest.raises(type(error)) as caught:
+        Extractor(Failing(error), channels=3)(torch.rand(4, 3, 8, 6))
+    assert caught.value is error
 
 
 def test_several_feature_maps_are_refused_by_gem() -> None:

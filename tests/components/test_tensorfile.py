@@ -71,6 +71,16 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     assert file_sha256(path) == hashlib.sha256(path.read_bytes()).hexdigest()
 
 
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o007, 0o660), (0o077, 0o600)])
+def test_the_umask_says_who_may_read(tmp_path: Path, umask: int, mode: int) -> None:
+    before = os.umask(umask)
+    try:
+        write_tensor_file(tmp_path / "a.ckpt", TENSORS, META)
+    finally:
+        os.umask(before)
+    assert (tmp_path / "a.ckpt").stat().st_mode & 0o777 == mode
+
+
 def test_the_digest_is_of_the_content_alone(tmp_path: Path) -> None:
     one = write_tensor_file(tmp_path / "a.ckpt", TENSORS, META)
     reordered = dict(reversed(TENSORS.items()))

@@ -19,13 +19,15 @@ FLAGS = {"": None, "True": True, "1": True, "false": False, "0": False}
 
 box = st.sampled_from([("", "", "", ""), ("0", "0", "4", "4"), ("4", "0", "4", "4"), ("0", "", "4", "4")])
 row = st.tuples(
-    st.sampled_from(["a", "b", "c", "", "a label longer than sixteen", "a label longer than sixteen!"]),
+    st.sampled_from(
+        ["a", "b", "c", "", " a", "c\t", "a label longer than sixteen", "a label longer than sixteen!"]
+    ),
     st.sampled_from(["1.jpg", "2.jpg", "", "../3.jpg", f"{LONG}1.jpg", f"{LONG}2.jpg", f"x/{LONG}1.jpg"])
     | st.integers(0, 10**6).map(lambda i: f"{LONG}{i:07d}.jpg"),
     st.sampled_from(["train", "train", "validation", "validation", "validatiom", ""]),
     st.sampled_from([*FLAGS, "yes"]),
     st.sampled_from([*FLAGS, "True "]),
-    st.sampled_from(["", "food", "drink", "OVERALL", "a category of its own"]),
+    st.sampled_from(["", "food", "food ", "drink", "OVERALL", "a category of its own"]),
     st.sampled_from(["", "", "s", "t"]),
     box,
 ).map(lambda cells: dict(zip(HEADER, (*cells[:-1], *cells[-1]), strict=True)))
@@ -52,13 +54,14 @@ def cell_rules(row: dict[str, str]) -> list[str]:
     return [code for code, wrong in rules.items() if wrong] + ["bad-flag"] * known.count("bad")
 
 
+def drawn(row: dict[str, str]) -> list[str]:
+    """The box of a row, if it is one."""
+    sides = [row[name] for name in BOX_COLUMNS]
+    return sides if sides == ["0", "0", "4", "4"] else []
+
+
 def earlier_rules(row: dict[str, str], before: list[dict[str, str]]) -> list[str]:
     """Codes of what is wrong with a row after those before it."""
-
-    def drawn(other: dict[str, str]) -> list[str]:
-        sides = [other[name] for name in BOX_COLUMNS]
-        return sides if sides == ["0", "0", "4", "4"] else []
-
     same = [other for other in before if other["path"] == row["path"]]
     of_box = [other for other in same if drawn(other) == drawn(row)]
     named = [other for other in before if other["label"] == row["label"] and other["category"]]
@@ -89,12 +92,24 @@ def table_rules(row: dict[str, str], rows: list[dict[str, str]]) -> list[str]:
         and (row["sequence"] == "" or other["sequence"] != row["sequence"])
     ]
     offered = any(r["split"] == "validation" and FLAGS.get(r["is_gallery"]) is True for r in rows)
+    again = [
+        other
+        for other in rows
+        if other is not row
+        and (other["path"], other["split"]) == (row["path"], row["split"])
+        and drawn(other) == drawn(row)
+        and FLAGS.get(other["is_gallery"]) is True
+        and not (FLAGS.get(other["is_query"]) is True and FLAGS.get(row["is_gallery"]) is True)
+        and (row["sequence"] == "" or other["sequence"] != row["sequence"])
+    ]
     asks = validation and FLAGS.get(row["is_query"]) is True
     rules = {
         "single-instance-label": row["split"] == "train" and splits["train"] == 1,
         "label-in-two-splits": validation and splits["train"] > 0,
         "no-category": row["category"] == "" and any(other["category"] for other in rows),
         "query-without-match": asks and offered and not gallery,
+        "query-finds-itself": asks and bool(again),
+        "outer-space": row["label"].strip() != row["label"] or row["category"].strip() != row["category"],
     }
     return [code for code, wrong in rules.items() if wrong]
 

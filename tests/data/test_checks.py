@@ -89,14 +89,14 @@ def test_empty_cells(check):
     assert set(found) == {"empty-path", "empty-label", "duplicate-row"}
 
 
-@pytest.mark.parametrize("word", ["true", "TRUE", "True", "1", "false", "FALSE", "False", "0"])
+@pytest.mark.parametrize("word", ["true", "TRUE", "True", "1", "1.0", "false", "FALSE", "False", "0", "0.0"])
 def test_good_flags(check, table, word):
     line = f"v,5.jpg,validation,{word},1"
     assert check(*SOUND, line) == {}
-    assert table(*SOUND, line).split("all").is_query[4] == (word.lower() in ("true", "1"))
+    assert table(*SOUND, line).split("all").is_query[4] == (word.lower() in ("true", "1", "1.0"))
 
 
-@pytest.mark.parametrize("word", ["yes", "2", "1.0", "tRue", " true", "trueish", "t", "None"])
+@pytest.mark.parametrize("word", ["yes", "2", "1.5", "1.00", "tRue", " true", "trueish", "t", "None"])
 def test_bad_flags(check, word):
     found = check(*SOUND, f"v,5.jpg,validation,{word},1", "v,6.jpg,validation,1,0")
     assert list(found) == ["bad-flag"]
@@ -133,17 +133,25 @@ def test_flags_on_train_rows(check):
 def test_a_table_without_flag_columns_misses_them(check):
     found = check("a,1.jpg,train", "a,2.jpg,train", "v,3.jpg,validation", header="label,path,split")
     assert [(f.code, f.severity, f.rows) for f in found.values()] == [
+        ("empty-gallery", "error", []),
         ("flags-missing", "error", [3]),
-        ("empty-gallery", "warning", []),
-        ("no-queries", "warning", []),
+        ("no-queries", "error", []),
     ]
     assert found["empty-gallery"].message == (
-        "no row of validation is in the gallery: there will be no metrics; set is_gallery"
+        "no row of validation is in the gallery: there would be no metrics; set is_gallery"
     )
     assert (
         found["no-queries"].message
-        == "no row of validation is a query: there will be no metrics; set is_query"
+        == "no row of validation is a query: there would be no metrics; set is_query"
     )
+
+
+@pytest.mark.parametrize("need", ["train", "evaluate"])
+@pytest.mark.parametrize(("flags", "code"), [("0,1", "no-queries"), ("1,0", "empty-gallery")])
+def test_rows_to_judge_without_queries_or_gallery_are_refused(check, need, flags, code):
+    lines = [*SOUND[:2], f"v,3.jpg,validation,{flags}", f"v,4.jpg,validation,{flags}"]
+    assert check(*lines, need=need)[code].severity == "error"
+    assert check(*lines, need="predict") == {}
 
 
 def test_query_without_a_match(check):
@@ -196,6 +204,34 @@ def test_unmatched_is_the_naive_double_loop(rows, with_sequences):
     hashes = hash_text(pa.chunked_array([sequences])) if with_sequences else None
     numbers = groups(hash_text(pa.chunked_array([labels])))
     assert unmatched(*numbers, np.flatnonzero(queries), np.array(gallery), hashes).tolist() == naive
+
+
+def test_a_query_that_finds_its_own_image(check):
+    lines = [*SOUND, "v,5.jpg,validation,1,0", "v,5.jpg,validation,0,1", "v,5.jpg,train,,"]
+    found = check(*lines)["query-finds-itself"]
+    message = "1 query finds its own image in the gallery (row 5): use one row with both flags true"
+    expect(found, "warning", 1, [5], message)
+    both = [*SOUND, "v,5.jpg,validation,1,1", "v,5.jpg,validation,1,1"]
+    assert list(check(*both)) == ["duplicate-row"]
+
+
+def test_the_box_and_the_sequence_tell_a_query_from_its_image(check):
+    lines = ["v,5.jpg,validation,1,0,", "v,5.jpg,validation,0,1,"]
+    sound = with_more(SOUND, ",")
+    assert "query-finds-itself" in check(*sound, *lines, header=SEQUENCE)
+    assert "query-finds-itself" not in check(*sound, *with_more(lines, "s"), header=SEQUENCE)
+    boxes = [f"{line}{box}" for line, box in zip(lines, ("0,4,0,4", "0,5,0,4"), strict=True)]
+    assert "query-finds-itself" not in check(*with_more(SOUND, ",,,,"), *boxes, header=BOX)
+
+
+def test_outer_spaces(check):
+    lines = [*with_more(SOUND, ",food"), "a ,5.jpg,train,,, food", "a,6.jpg,train,,,\tfood"]
+    message = (
+        "2 rows have a label or category with outer spaces: label 'a ' (row 5); "
+        "category ' food' (row 5), '\\tfood' (row 6); with and without them are two names: remove them"
+    )
+    expect(check(*lines, header=CATEGORY)["outer-space"], "warning", 2, [5, 6], message)
+    assert check(*lines, header=CATEGORY, need="predict") == {}
 
 
 def test_labels_in_two_splits(check):

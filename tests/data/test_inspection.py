@@ -127,7 +127,7 @@ def test_histogram_bins_are_powers_of_two():
 
 
 def facts(labels, median):
-    return TableFacts(0, 0, labels, 0, 0, False, 1, median, 9, 0, [], 0)
+    return TableFacts(0, 0, labels, 0, 0, 1, median, 9, 0, [], 0)
 
 
 MEDIAN = "the median train label has"

@@ -126,9 +126,9 @@ def test_text_stays_text(tmp_path):
         "True,4.jpg,train,1.0",
     ]
     file.write_text("\ufeff" + "\r\n".join(lines) + "\r\n", encoding="utf-8", newline="")
-    frame = read_table(file).frame
-    assert frame["label"].tolist() == ["007", "NA", "1e3", "True"]
-    assert frame["category"].tolist() == ["NA", "", "null", "1.0"]
+    rows = read_table(file).split("all")
+    assert rows.labels.tolist() == ["007", "NA", "1e3", "True"]
+    assert rows.categories.tolist() == ["NA", "", "null", "1.0"]
 
 
 @settings(max_examples=60, deadline=None)
@@ -173,12 +173,15 @@ def test_parquet_is_the_same_table(tmp_path):
         }
     )  # fmt: skip
     frame.to_parquet(tmp_path / "t.parquet")
-    read = read_table(tmp_path / "t.parquet").frame
-    assert read.to_dict("list") == {
-        "label": ["7", "8"], "path": ["1.jpg", "2.jpg"], "split": ["train", "validation"],
+    read = read_table(tmp_path / "t.parquet")
+    assert read.strings("split").tolist() == ["train", "validation"]
+    rows = read.split("all")
+    found = {name: value.tolist() for name, value in vars(rows).items() if name != "root"}
+    assert found == {
+        "index": [0, 1], "labels": ["7", "8"], "paths": ["1.jpg", "2.jpg"],
         "is_query": [False, True], "is_gallery": [False, True],
-        "category": ["", "food"], "sequence": ["3", ""],
-        "x_1": [1, -1], "x_2": [5, -1], "y_1": [2, -1], "y_2": [6, -1],
+        "categories": ["", "food"], "sequences": ["3", ""],
+        "boxes": [[1, 2, 5, 6], [-1, -1, -1, -1]],
     }  # fmt: skip
 
 

@@ -31,7 +31,7 @@ def test_a_split_as_arrays(table, tmp_path):
     assert rows.is_gallery.tolist() == [False, True]
     assert rows.boxes.tolist() == [[10, 5, 20, 15], [-1, -1, -1, -1]]
     assert rows.boxes.dtype == np.int32
-    assert rows.file(0) == tmp_path / "v/1.jpg"
+    assert (rows.root, rows.paths[0]) == (tmp_path, "v/1.jpg")
 
 
 def test_other_splits_and_all(table):
@@ -51,16 +51,14 @@ def test_no_box_columns_give_no_boxes(table):
 def test_a_table_of_paths_is_enough_to_predict(table):
     made = table("1.jpg", "2.jpg", header="path", need="predict")
     assert made.split("all").labels.tolist() == ["", ""]
-    assert made.frame["split"].tolist() == ["", ""]
+    assert made.strings("split").tolist() == ["", ""]
     assert made.columns == {"path"}
 
 
 def test_root_replaces_the_folder_of_the_table(tmp_path):
     (tmp_path / "t.csv").write_text("path\n1.jpg\n")
-    assert (
-        read_table(tmp_path / "t.csv", root="/images", need="predict").split("all").file(0).as_posix()
-        == "/images/1.jpg"
-    )
+    rows = read_table(tmp_path / "t.csv", root="/images", need="predict").split("all")
+    assert rows.root.as_posix() == "/images"
     assert read_table(tmp_path / "t.csv", need="predict").root == tmp_path
 
 
@@ -79,7 +77,6 @@ def test_facts(table):
         train_labels=2,
         validation_rows=2,
         train_categories=2,
-        has_sequences=True,
         instances_min=1,
         instances_median=1.5,
         instances_max=2,
@@ -92,7 +89,7 @@ def test_facts(table):
 def test_facts_without_train_rows(table):
     facts = table("a,1.jpg,validation,1,1").facts()
     assert (facts.train_rows, facts.train_labels, facts.instances_median) == (0, 0, 0.0)
-    assert (facts.train_categories, facts.has_sequences, facts.uncategorised_labels) == (0, False, 0)
+    assert (facts.train_categories, facts.uncategorised_labels) == (0, 0)
 
 
 def test_facts_import_neither_pandas_nor_numpy():

@@ -27,7 +27,6 @@ FACTS = TableFacts(
     train_labels=12,
     validation_rows=20,
     train_categories=3,
-    has_sequences=False,
     instances_min=2,
     instances_median=4.0,
     instances_max=9,

@@ -85,6 +85,11 @@ RULES = {
         yaml_of(scheduler="{name: cosine, warmup_epochs: 20}"),
         "line 5  scheduler.warmup_epochs  must be below training.epochs, 20, got 20",
     ),
+    "warm-up before a cycle": (
+        yaml_of(scheduler="{name: one_cycle, warmup_epochs: 1}"),
+        "line 5  scheduler.warmup_epochs  one_cycle rises by itself for pct_start of the run; "
+        "remove the warm-up, or set pct_start",
+    ),
     "milestones fall": (
         yaml_of(scheduler="{name: multistep, milestones: [10, 5]}"),
         "line 5  scheduler.milestones  must rise, from 1 on, got [10, 5]",
@@ -182,6 +187,46 @@ WARNINGS = {
         yaml_of(scheduler="{name: multistep, milestones: [10, 20]}"),
         (5, "scheduler.milestones", "epoch 20 never comes in a run of 20 epochs"),
     ),
+    "judged by another distance": (
+        yaml_of(extractor="{name: timm, model: resnet18, normalize: false}"),
+        (
+            4,
+            "loss.distance",
+            "the loss learns euclidean distances and validation.distance is cosine, which rank embeddings "
+            "that are not normalised differently; set validation.distance: euclidean",
+        ),
+    ),
+    "arcface judged by another distance": (
+        yaml_of(
+            extractor="{name: timm, model: resnet18, normalize: false}",
+            loss="arcface",
+            validation="{distance: euclidean}",
+        ),
+        (
+            4,
+            "loss",
+            "the loss learns cosine distances and validation.distance is euclidean, which rank embeddings "
+            "that are not normalised differently; set validation.distance: cosine",
+        ),
+    ),
+    "warm-up within an interval": (
+        yaml_of(scheduler="{name: cosine, warmup_epochs: 1, interval: epoch}"),
+        (
+            5,
+            "scheduler.warmup_epochs",
+            "1 is fewer than two intervals, so the rate stays at warmup_start for the whole first epoch; "
+            "interval: step rises with every step",
+        ),
+    ),
+    "warm-up within several epochs": (
+        yaml_of(scheduler="{name: cosine, warmup_epochs: 5, interval: epoch, frequency: 3}"),
+        (
+            5,
+            "scheduler.warmup_epochs",
+            "5 is fewer than two intervals, so the rate stays at warmup_start for the whole first 3 epochs; "
+            "interval: step rises with every step",
+        ),
+    ),
     "two sizes": (
         yaml_of(transforms="{train: {name: augment, size: 128}}"),
         (
@@ -198,6 +243,43 @@ def test_doubtful_choice_is_a_warning_and_no_error(warnings_of, text, expected):
     found = warnings_of(text, facts=FACTS)
     assert [(p.line, p.path, p.message) for p in found] == [expected]
     assert found[0].severity == "warning"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        yaml_of(
+            extractor="{name: timm, model: resnet18, normalize: true}", validation="{distance: euclidean}"
+        ),
+        yaml_of(
+            extractor="{name: timm, model: resnet18, normalize: false}", validation="{distance: euclidean}"
+        ),
+        yaml_of(extractor="{name: timm, model: resnet18, normalize: false}", loss="arcface"),
+        yaml_of(scheduler="{name: cosine, warmup_epochs: 2, interval: epoch}"),
+        yaml_of(scheduler="{name: cosine, warmup_epochs: 1}"),
+    ],
+)
+def test_a_good_choice_is_no_warning(warnings_of, text):
+    assert warnings_of(text, facts=FACTS) == []
+
+
+UNJUDGED = "the table has no validation rows to take map@r from; add some, or set validation.monitor: loss"
+
+
+@pytest.mark.parametrize(
+    ("block", "path", "what"),
+    [
+        ({"training": "{patience: 3}"}, "training.patience", "training never stops early"),
+        ({"scheduler": "plateau"}, "scheduler", "the rate never falls"),
+    ],
+)
+def test_what_waits_for_a_metric_needs_validation_rows(warnings_of, block, path, what):
+    facts = dataclasses.replace(FACTS, validation_rows=0)
+    found = warnings_of(yaml_of(**block), facts=facts)
+    assert [(p.path, p.message, p.severity) for p in found] == [(path, f"{what}: {UNJUDGED}", "warning")]
+    assert warnings_of(yaml_of(**block), facts=FACTS) == []
+    assert warnings_of(yaml_of(**block, validation="{monitor: loss}"), facts=facts) == []
+    assert warnings_of(yaml_of(), facts=facts) == []
 
 
 def test_errors_leave_no_room_for_warnings(refusal):

@@ -10,7 +10,7 @@ import yaml
 from metricli.specs.document import Document, apply_override
 from metricli.specs.load import load_spec
 from metricli.specs.train import TrainSpec
-from tests.specs.conftest import yaml_of
+from tests.specs.conftest import BLOCKS, yaml_of
 
 DATA = {
     "name": "products",
@@ -69,7 +69,6 @@ def test_place(word, change):
 @pytest.mark.parametrize(
     ("text", "value"),
     [
-        ("", None),
         ("null", None),
         ("1e-4", 1e-4),
         ("010", 10),
@@ -113,6 +112,12 @@ def test_into_an_empty_spec():
 REFUSED = {
     "no sign": ("loss", "loss", "expected key=value or key.sub=value, got 'loss'"),
     "no key": ("=3", "", "expected key=value or key.sub=value, got '=3'"),
+    "no value": ("seed=", "seed", "expected a value, got nothing; write seed=null for null"),
+    "a blank value": (
+        "loss . margin= ",
+        "loss.margin",
+        "expected a value, got nothing; write loss.margin=null for null",
+    ),
     "empty step": (
         "loss..margin=3",
         "loss..margin",
@@ -169,6 +174,47 @@ def test_a_replaced_block_keeps_none_of_its_settings(load):
     loaded = load(yaml_of(loss="{name: triplet, margin: 0.7}"), "loss={name: triplet}")
     assert loaded.spec.loss.margin == 0.2
     assert loaded.written["loss"] == {"name": "triplet"}
+
+
+@pytest.mark.parametrize(
+    ("word", "block", "name", "setting"),
+    [
+        ("optimizer.lr=1e-4", lambda spec: spec.optimizer, "adamw", {"lr": 1e-4}),
+        ("scheduler.min_factor=0.1", lambda spec: spec.scheduler, "cosine", {"min_factor": 0.1}),
+        ("transforms.train.hue=0.1", lambda spec: spec.transforms.train, "augment", {"hue": 0.1}),
+        (
+            "transforms.eval.size=[9, 9]",
+            lambda spec: spec.transforms.eval,
+            "resize_normalize",
+            {"size": [9, 9]},
+        ),
+        ("loss.miner.distance=cosine", lambda spec: spec.loss.miner, "hard_triplets", {"distance": "cosine"}),
+    ],
+)
+def test_a_setting_of_an_absent_block_is_one_of_the_default_plugin(load, word, block, name, setting):
+    made = block(load(yaml_of(), word).spec)
+    assert made.name == name
+    assert {key: getattr(made, key) for key in setting} == setting
+
+
+def test_a_mapping_without_a_name_in_the_file_too(load, refusal):
+    assert load(yaml_of(optimizer="{lr: 1e-4}"), "optimizer.name=sgd").spec.optimizer.name == "sgd"
+    spec = load(yaml_of(optimizer="{lr: 1e-4}")).spec
+    assert (spec.optimizer.name, spec.optimizer.lr) == ("adamw", 1e-4)
+    message = "line 5  optimizer.momentum  unknown key; known: lr, head_lr, "
+    assert message in refusal(yaml_of(optimizer="{momentum: 0.9}"))
+
+
+def test_a_mapping_without_a_name_passes_the_schema_where_it_is_read():
+    from jsonschema import Draft202012Validator
+
+    validator = Draft202012Validator(TrainSpec.model_json_schema())
+    data = {key: yaml.safe_load(block) for key, block in BLOCKS.items()}
+    loss = {"name": "triplet", "miner": {"distance": "cosine"}}
+    transforms = {"train": {"size": 64}, "eval": {"size": 64}}
+    validator.validate({**data, "optimizer": {"lr": 1e-4}, "loss": loss, "transforms": transforms})
+    assert not validator.is_valid({**data, "optimizer": {"momentum": 0.9}})
+    assert not validator.is_valid({**data, "loss": {"margin": 0.1}})
 
 
 def test_a_mistake_in_the_file_that_a_word_replaces_is_no_problem(load):
