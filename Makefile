@@ -28,7 +28,7 @@ demo: install
 	@echo; echo "Everything lies in $(DEMO):"; ls $(DEMO) $(DEMO)/checkpoints
 
 test: install
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
 test-long: install
 	$(BIN)/python -m pytest -m long
@@ -40,6 +40,7 @@ check: install
 	$(BIN)/lint-imports
 
 bench: install
+	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/table.py
 
 docs: install
