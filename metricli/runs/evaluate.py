@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from metricli.core.metrics import clipped, required_k, retrieval_metrics, summarize
-from metricli.core.retrieval import count_relevant, search
+from metricli.core.retrieval import SearchResult, count_relevant, search
 from metricli.data.table import Rows
 from metricli.errors import DataError
 from metricli.reports import Metrics, Reporter
@@ -64,20 +64,8 @@ def evaluate_rows(
     num_relevant = count_relevant(query_labels, gallery_labels, **excluded)
     asked = validation.metrics.model_dump()
     found_q, found_g = embeddings[query_ids], embeddings[gallery_ids]
-    reporter.begin("search", len(queries), "query")
-    try:
-        result = search(
-            found_q,
-            found_g,
-            k=max(1, required_k(num_relevant, **asked)),
-            distance=validation.distance,
-            on_progress=reporter.advance,
-            **excluded,
-        )
-    except ValueError as error:  # values so large that their squares are not finite
-        raise DataError(f"the embeddings cannot be searched: {error}") from None
-    finally:
-        reporter.end()
+    depth = max(1, required_k(num_relevant, **asked))
+    result = _searched(found_q, found_g, depth, validation, reporter, excluded)
     for postprocessor in validation.postprocessors:
         result = postprocessor.build()(result, queries=found_q, gallery=found_g, distance=validation.distance)
     per_query = retrieval_metrics(result, query_labels, gallery_labels, num_relevant, **asked)
@@ -96,6 +84,26 @@ def evaluate_rows(
     for message in warnings:
         reporter.warn(message)
     return Evaluation(metrics, len(queries), len(gallery), without, warnings)
+
+
+def _searched(
+    queries: Tensor,
+    gallery: Tensor,
+    k: int,
+    validation: ValidationSpec,
+    reporter: Reporter,
+    excluded: dict[str, Any],
+) -> SearchResult:
+    """The `k` nearest gallery rows of each query, with progress."""
+    reporter.begin("search", len(queries), "query")
+    try:
+        return search(
+            queries, gallery, k=k, distance=validation.distance, on_progress=reporter.advance, **excluded
+        )
+    except ValueError as error:  # values so large that their squares are not finite
+        raise DataError(f"the embeddings cannot be searched: {error}") from None
+    finally:
+        reporter.end()
 
 
 def _warnings(validation: ValidationSpec, without: int, lengths: Tensor) -> list[str]:
