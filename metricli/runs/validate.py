@@ -17,8 +17,7 @@ from metricli.runs.checkpoints import read_best
 from metricli.runs.context import Context, open_context
 from metricli.runs.directory import find_checkpoint
 from metricli.runs.embed import RowLoader, embed
-from metricli.runs.evaluate import evaluate_rows
-from metricli.runs.features import read_features
+from metricli.runs.evaluate import Evaluation, evaluate_rows
 from metricli.runs.parts import (
     image_dataset,
     inference_extractor,
@@ -27,6 +26,7 @@ from metricli.runs.parts import (
     require_data,
     take_split,
 )
+from metricli.runs.saved_features import read_features
 from metricli.specs.data import DataSpec
 from metricli.specs.load import Loaded, Source
 from metricli.specs.suggest import did_you_mean
@@ -76,15 +76,28 @@ def validate(
         loader = row_loader(context, dataset, spec.validation)
         embeddings, readable, skipped = embed_rows(context, extractor, loader, block)
     found = evaluate_rows(embeddings, rows, spec.validation, reporter, readable=readable)
+    paths = skipped_paths(rows, skipped, reporter)
+    return _report(found, spec.validation, split, origin, warnings, started, paths)
+
+
+def _report(
+    found: Evaluation,
+    validation: ValidationSpec,
+    split: str,
+    origin: str,
+    warnings: list[str],
+    started: float,
+    skipped: list[str],
+) -> ValidateReport:
     return ValidateReport(
         metrics=found.metrics,
         split=split,
         queries=found.queries,
         gallery=found.gallery,
         queries_without_match=found.queries_without_match,
-        distance=spec.validation.distance,
+        distance=validation.distance,
         embeddings=origin,
-        skipped=skipped_paths(rows, skipped, reporter),
+        skipped=skipped,
         warnings=[*warnings, *found.warnings],
         seconds=time.monotonic() - started,
     )
@@ -131,17 +144,7 @@ def evaluate(
     if not bool(torch.isfinite(tensor).all()):
         raise DataError("the embeddings hold NaN or infinity")
     judged = evaluate_rows(tensor, rows, validation, reporter, readable=np.ones(len(rows), dtype=bool))
-    return ValidateReport(
-        metrics=judged.metrics,
-        split=split,
-        queries=judged.queries,
-        gallery=judged.gallery,
-        queries_without_match=judged.queries_without_match,
-        distance=validation.distance,
-        embeddings="memory",
-        warnings=[*warnings, *judged.warnings],
-        seconds=time.monotonic() - started,
-    )
+    return _report(judged, validation, split, "memory", warnings, started, [])
 
 
 def row_loader(context: Context, dataset: ImageDataset, validation: ValidationSpec) -> RowLoader:

@@ -101,7 +101,7 @@ def test_a_torn_image_stops_the_work_and_is_named(refused, spec, trained, figure
 def test_a_skipped_image_leaves_its_row_in_place(cli, trained, tmp_path, torn, suffix):
     import csv
 
-    from metricli.runs.features import read_array
+    from metricli.runs.saved_features import read_array
 
     out = tmp_path / f"f{suffix}"
     words = ["--ckpt", trained.best_ckpt, "--data", "figures/df.csv", "data.on_bad_image=skip"]

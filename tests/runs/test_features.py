@@ -17,7 +17,8 @@ from metricli import predict
 from metricli.data.table import Rows, folder_table
 from metricli.errors import DataError, NonFiniteError, UsageError
 from metricli.runs import features
-from metricli.runs.features import FeatureFile, read_array, refuse_foreign
+from metricli.runs.features import FeatureFile, refuse_foreign
+from metricli.runs.saved_features import read_array
 from tests.conftest import FIGURES
 
 

@@ -1,0 +1,91 @@
+"""Saved features read back and matched to a table."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import torch
+from safetensors.numpy import load_file
+from torch import Tensor
+
+from metricli.data.table import Rows, Table
+from metricli.errors import DataError
+from metricli.runs.features import SUFFIXES, beside
+
+
+def read_array(path: Path) -> np.ndarray:
+    """A saved matrix (N, D) of floats, memory-mapped where the format allows it.
+
+    Raises:
+        DataError: it is missing, of another kind, or no matrix of floats.
+    """
+    if not path.is_file():
+        raise DataError(f"the features file {str(path)!r} does not exist")
+    if path.suffix not in SUFFIXES:
+        raise DataError(f"features {str(path)!r}: expected {', '.join(SUFFIXES)}")
+    try:
+        if path.suffix == ".npy":
+            array = np.load(path, mmap_mode="r", allow_pickle=False)
+        elif path.suffix == ".parquet":
+            column = pq.read_table(path, columns=["features"]).column("features").combine_chunks()
+            flat = column.flatten().to_numpy(zero_copy_only=False)
+            array = flat.reshape(len(column), -1)
+        else:
+            array = load_file(path)["features"]
+    except Exception as error:  # each reader has errors of its own for a damaged file
+        what = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise DataError(f"cannot read the features {str(path)!r}: {what}") from None
+    if array.ndim != 2 or array.dtype.kind != "f":
+        raise DataError(f"{str(path)!r} holds {array.dtype} {array.shape}, expected floats (rows, dim)")
+    return np.asanyarray(array)
+
+
+def read_features(path: Path, table: Table, rows: Rows) -> tuple[Tensor, np.ndarray]:
+    """The embeddings (N, D) of N rows of a table from a features file, and which rows (N,) have one.
+
+    With an index beside the file its paths are checked against the table: the whole of it, or these rows.
+    Without one, row i of the file is row i of these rows.
+
+    Raises:
+        DataError: another number of rows, another path, or a NaN or infinity in a row that was not skipped.
+    """
+    array = read_array(path)
+    index = beside(path)[0]
+    paths, skipped = _read_index(index, len(array)) if index.is_file() else (None, np.zeros(len(array), bool))
+    whole = paths is not None and len(array) == len(table) != len(rows)
+    expected = table.strings("path") if whole else rows.paths
+    if len(array) != len(expected):
+        known = f"{len(rows)} rows of this split" + (
+            f" or {len(table)} of the table" if paths is not None else ""
+        )
+        raise DataError(f"{str(path)!r} has {len(array)} rows, and there are {known}")
+    if paths is not None:
+        differs = np.flatnonzero(np.asarray(paths, dtype=object) != expected)
+        if len(differs):
+            i = int(differs[0])
+            what = f"row {i} of {str(index)!r} is {paths[i]!r}, and the table has {expected[i]!r} there"
+            raise DataError(what, hint="give the table and split that the features were made from")
+    pick = rows.index if whole else slice(None)
+    features, left_out = np.ascontiguousarray(array[pick]), skipped[pick]
+    finite = np.isfinite(features).all(1)
+    wrong = np.flatnonzero(~finite & ~left_out)
+    if len(wrong):
+        what = (
+            f"{len(wrong)} rows of {str(path)!r} hold NaN or infinity, the first for {rows.paths[wrong[0]]!r}"
+        )
+        raise DataError(what, hint="make the features again")
+    features = features.astype(np.float32) if features.dtype == np.float16 else features
+    return torch.from_numpy(np.where(left_out[:, None], 0, features)), ~left_out
+
+
+def _read_index(index: Path, rows: int) -> tuple[list[str], np.ndarray]:
+    with index.open(newline="", encoding="utf-8") as file:
+        lines = list(csv.DictReader(file))
+    if not lines or {"path", "status"} - set(lines[0]):
+        raise DataError(f"the index {str(index)!r} has no columns 'path' and 'status'")
+    if len(lines) != rows:
+        raise DataError(f"the index {str(index)!r} has {len(lines)} rows, and its features file {rows}")
+    return [line["path"] for line in lines], np.array([line["status"] == "skipped" for line in lines])
