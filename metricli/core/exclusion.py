@@ -1,4 +1,4 @@
-"""Which gallery items a query may not find: itself by id, and those of its own sequence."""
+"""Which gallery items a query may not find: itself, those of its sequence, those outside its group."""
 
 from __future__ import annotations
 
@@ -7,17 +7,46 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["Exclusion", "checked_codes", "count_matches", "joint_codes"]
+__all__ = ["NOTHING", "Exclusion", "count_matches", "joint_codes"]
 
 
 @dataclass(frozen=True)
 class Exclusion:
-    """Codes of both sides: a pair with equal ids, or with equal sequences >= 0, may not be retrieved."""
+    """Pairs of a query and an item that may not be retrieved, by int64 codes (Q,) and (G,) of both sides.
+
+    Equal ids: one item. Equal sequences, but for -1, which is none: images that must not find each other.
+    Different groups: a search restricted to the query's own group.
+    """
 
     query_ids: Tensor | None = None
     gallery_ids: Tensor | None = None
     query_sequences: Tensor | None = None
     gallery_sequences: Tensor | None = None
+    query_groups: Tensor | None = None
+    gallery_groups: Tensor | None = None
+
+    def check(self, num_queries: int, num_gallery: int) -> None:
+        """Refuse codes that do not fit.
+
+        Raises:
+            ValueError: codes of one side only, or of a shape that is not (Q,) or (G,).
+        """
+        for what in ("ids", "sequences", "groups"):
+            sides = getattr(self, f"query_{what}"), getattr(self, f"gallery_{what}")
+            if sides == (None, None):
+                continue
+            if sides[0] is None or sides[1] is None:
+                raise ValueError(f"query_{what} and gallery_{what} must be given together")
+            for name, codes, rows in zip(
+                ("query", "gallery"), sides, (num_queries, num_gallery), strict=True
+            ):
+                if codes.shape != (rows,):
+                    raise ValueError(f"{name}_{what} must have shape ({rows},), got {tuple(codes.shape)}")
+
+    def both(self, what: str) -> Tensor | None:
+        """Codes of the queries and then of the gallery (Q + G,), or None."""
+        query, gallery = getattr(self, f"query_{what}"), getattr(self, f"gallery_{what}")
+        return None if query is None or gallery is None else torch.cat([query, gallery])
 
     def apply_(self, scores: Tensor, queries: slice | Tensor, gallery: slice) -> None:
         """Set the excluded pairs of `scores` (the chosen queries x the chosen gallery rows) to infinity."""
@@ -26,24 +55,13 @@ class Exclusion:
         if self.query_sequences is not None and self.gallery_sequences is not None:
             wanted = self.query_sequences[queries]
             _mask_equal_(scores, wanted, self.gallery_sequences[gallery], counted=wanted >= 0)
+        if self.query_groups is not None and self.gallery_groups is not None:
+            scores.masked_fill_(
+                self.query_groups[queries][:, None] != self.gallery_groups[gallery], torch.inf
+            )
 
 
-def checked_codes(
-    query_codes: Tensor | None, gallery_codes: Tensor | None, what: str, num_queries: int, num_gallery: int
-) -> tuple[Tensor, Tensor] | tuple[None, None]:
-    """Both sides' codes, or (None, None) if neither is given.
-
-    Raises:
-        ValueError: only one side is given, or a shape is not (Q,) or (G,).
-    """
-    if query_codes is None and gallery_codes is None:
-        return None, None
-    if query_codes is None or gallery_codes is None:
-        raise ValueError(f"query_{what} and gallery_{what} must be given together")
-    for name, codes, rows in (("query", query_codes, num_queries), ("gallery", gallery_codes, num_gallery)):
-        if codes.shape != (rows,):
-            raise ValueError(f"{name}_{what} must have shape ({rows},), got {tuple(codes.shape)}")
-    return query_codes, gallery_codes
+NOTHING = Exclusion()
 
 
 def _mask_equal_(scores: Tensor, query: Tensor, gallery: Tensor, counted: Tensor | None = None) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from metricli.core.retrieval import SearchResult
+from metricli.core.results import SearchResult
 from metricli.reports import OVERALL, Metrics
 
 __all__ = ["clipped", "required_k", "retrieval_metrics", "summarize"]

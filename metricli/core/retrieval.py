@@ -9,22 +9,11 @@ import torch
 from torch import Tensor
 
 from metricli.core.distances import Distance
-from metricli.core.exclusion import Exclusion, checked_codes, count_matches, joint_codes
+from metricli.core.exclusion import NOTHING, Exclusion, count_matches, joint_codes
 from metricli.core.ranking import Space, exact_smallest, first_equal_rows, wide_dtype
+from metricli.core.results import SearchResult
 
 __all__ = ["SearchResult", "count_relevant", "search"]
-
-
-@dataclass(frozen=True)
-class SearchResult:
-    """The K nearest gallery rows of each query, nearest first.
-
-    `indices` (Q, K) int64, -1 where fewer than K items remain after exclusions; `distances` (Q, K), float64
-    for float64 embeddings and float32 otherwise, infinite where the index is -1.
-    """
-
-    indices: Tensor
-    distances: Tensor
 
 
 @torch.no_grad()
@@ -34,10 +23,7 @@ def search(
     *,
     k: int,
     distance: Distance = "cosine",
-    query_ids: Tensor | None = None,
-    gallery_ids: Tensor | None = None,
-    query_sequences: Tensor | None = None,
-    gallery_sequences: Tensor | None = None,
+    exclude: Exclusion = NOTHING,
     budget_mb: float = 64,
     on_progress: Callable[[int], None] | None = None,
 ) -> SearchResult:
@@ -51,10 +37,7 @@ def search(
         gallery: (G, D), of the same type and device.
         k: columns of the result; those beyond what a query can retrieve are -1.
         distance: "cosine" or "euclidean".
-        query_ids: (Q,) int64; a pair with equal ids is one item and is excluded.
-        gallery_ids: (G,) int64.
-        query_sequences: (Q,) int64; a pair with equal sequences is excluded, -1 is no sequence.
-        gallery_sequences: (G,) int64.
+        exclude: the pairs that may not be retrieved.
         budget_mb: working memory beside inputs and result; no Q x G matrix is ever held.
         on_progress: called with the number of queries just finished.
 
@@ -62,11 +45,9 @@ def search(
         ValueError: wrong shapes, types, `k`, `distance` or budget, or an embedding that is not finite.
     """
     _check(queries, gallery, k, distance, budget_mb)
-    ids = checked_codes(query_ids, gallery_ids, "ids", len(queries), len(gallery))
-    sequences = checked_codes(query_sequences, gallery_sequences, "sequences", len(queries), len(gallery))
+    exclude.check(len(queries), len(gallery))
     plan = _Plan.of(queries, gallery, min(k, len(gallery)), budget_mb)
     space = Space.of(queries, gallery, distance, chunk=plan.rows)
-    excluded = Exclusion(*ids, *sequences)
     result = SearchResult(
         torch.full((len(queries), k), -1, dtype=torch.int64, device=queries.device),
         torch.full((len(queries), k), torch.inf, dtype=space.bound_dtype, device=queries.device),
@@ -78,12 +59,12 @@ def search(
     with torch.autocast(queries.device.type, enabled=False):
         for start in range(0, len(queries), plan.queries):
             rows = torch.arange(start, min(start + plan.queries, len(queries)), device=queries.device)
-            found, distances, unsure, reach = _rank_block(space, excluded, plan, norms, rows)
+            found, distances, unsure, reach = _rank_block(space, exclude, plan, norms, rows)
             if len(unsure):
                 distinct = distinct or first_equal_rows(gallery, chunk=plan.rows)
                 for part in torch.split(unsure, plan.resolved):
                     found[part], distances[part] = _resolve(
-                        space, excluded, plan, distinct, rows[part], reach[part]
+                        space, exclude, plan, distinct, rows[part], reach[part]
                     )
             result.indices[rows, : plan.k] = found.masked_fill_(distances.isinf(), -1)
             result.distances[rows, : plan.k] = distances
@@ -257,38 +238,32 @@ def _resolve(
     return columns, values
 
 
-def count_relevant(
-    query_labels: Tensor,
-    gallery_labels: Tensor,
-    *,
-    query_ids: Tensor | None = None,
-    gallery_ids: Tensor | None = None,
-    query_sequences: Tensor | None = None,
-    gallery_sequences: Tensor | None = None,
-) -> Tensor:
+def count_relevant(query_labels: Tensor, gallery_labels: Tensor, exclude: Exclusion = NOTHING) -> Tensor:
     """Gallery items of the query's label that the query may find, (Q,) int64, from labels (Q,) and (G,).
 
-    The exclusions are those of `search`; labels are grouped and counted, no Q x G matrix is formed.
+    Labels are grouped and counted, no Q x G matrix is formed.
 
     Raises:
-        ValueError: ids or sequences of one side only, or of a wrong shape.
+        ValueError: the codes of `exclude` are of a wrong shape.
     """
     num = len(query_labels)
-    ids = checked_codes(query_ids, gallery_ids, "ids", num, len(gallery_labels))
-    sequences = checked_codes(query_sequences, gallery_sequences, "sequences", num, len(gallery_labels))
+    exclude.check(num, len(gallery_labels))
     labels = torch.cat([query_labels, gallery_labels])
+    groups = exclude.both("groups")
+    if groups is not None:
+        labels = joint_codes(labels, groups)
+    query_labels, gallery_labels = labels[:num], labels[num:]
+    ids, sequences = exclude.both("ids"), exclude.both("sequences")
     count = count_matches(query_labels, gallery_labels)
     with_id: Tensor | None = None
-    if ids[0] is not None:
-        with_id = joint_codes(labels, torch.cat(ids))
+    if ids is not None:
+        with_id = joint_codes(labels, ids)
         count -= count_matches(with_id[:num], with_id[num:])
-    if sequences[0] is not None:
-        listed = sequences[0] >= 0
-        held = sequences[1] >= 0
-        both = torch.cat(sequences)
-        shared = joint_codes(labels, both)
+    if sequences is not None:
+        listed, held = sequences[:num] >= 0, sequences[num:] >= 0
+        shared = joint_codes(labels, sequences)
         count -= count_matches(shared[:num], shared[num:][held]) * listed
         if with_id is not None:  # the item itself shares its sequence: it was taken off twice
-            twice = joint_codes(with_id, both)
+            twice = joint_codes(with_id, sequences)
             count += count_matches(twice[:num], twice[num:][held]) * listed
     return count

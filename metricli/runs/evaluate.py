@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from metricli.core.exclusion import Exclusion
 from metricli.core.metrics import clipped, required_k, retrieval_metrics, summarize
-from metricli.core.retrieval import SearchResult, count_relevant, search
+from metricli.core.rankings import Rankings
+from metricli.core.results import SearchResult
+from metricli.core.retrieval import count_relevant, search
 from metricli.data.table import Rows
 from metricli.errors import DataError
 from metricli.reports import Metrics, Reporter
@@ -54,20 +56,17 @@ def evaluate_rows(
         return torch.from_numpy(values[which]).to(device)
 
     query_ids, gallery_ids = torch.from_numpy(queries).to(device), torch.from_numpy(gallery).to(device)
-    excluded: dict[str, Any] = {
-        "query_ids": query_ids,
-        "gallery_ids": gallery_ids,
-        "query_sequences": pick(sequences, queries),
-        "gallery_sequences": pick(sequences, gallery),
-    }
+    excluded = Exclusion(query_ids, gallery_ids, pick(sequences, queries), pick(sequences, gallery))
     query_labels, gallery_labels = pick(labels, queries), pick(labels, gallery)
-    num_relevant = count_relevant(query_labels, gallery_labels, **excluded)
+    num_relevant = count_relevant(query_labels, gallery_labels, excluded)
     asked = validation.metrics.model_dump()
     found_q, found_g = embeddings[query_ids], embeddings[gallery_ids]
     depth = max(1, required_k(num_relevant, **asked))
     result = _searched(found_q, found_g, depth, validation, reporter, excluded)
+    rankings = Rankings(found_q, found_g, validation.distance, excluded, depth, result)
     for postprocessor in validation.postprocessors:
-        result = postprocessor.build()(result, queries=found_q, gallery=found_g, distance=validation.distance)
+        rankings = postprocessor.build()(rankings)
+    result = rankings.result
     per_query = retrieval_metrics(result, query_labels, gallery_labels, num_relevant, **asked)
     names, codes = np.unique(rows.categories[queries].astype(str), return_inverse=True)
     if names[0] == "":  # a query of no category counts for OVERALL only
@@ -75,7 +74,7 @@ def evaluate_rows(
     metrics = summarize(per_query, torch.from_numpy(codes.astype(np.int64)).to(device), names.tolist())
     without = int((num_relevant == 0).sum())
     nothing = torch.zeros_like(query_labels), torch.zeros_like(gallery_labels)
-    lengths = count_relevant(*nothing, **excluded)  # with one label for all: what each query can retrieve
+    lengths = count_relevant(*nothing, excluded)  # with one label for all: what each query can retrieve
     warnings = _warnings(validation, without, lengths)
     if len(gallery) > 1 and bool((found_g == found_g[0]).all()):
         warnings.append(
@@ -92,13 +91,18 @@ def _searched(
     k: int,
     validation: ValidationSpec,
     reporter: Reporter,
-    excluded: dict[str, Any],
+    excluded: Exclusion,
 ) -> SearchResult:
     """The `k` nearest gallery rows of each query, with progress."""
     reporter.begin("search", len(queries), "query")
     try:
         return search(
-            queries, gallery, k=k, distance=validation.distance, on_progress=reporter.advance, **excluded
+            queries,
+            gallery,
+            k=k,
+            distance=validation.distance,
+            exclude=excluded,
+            on_progress=reporter.advance,
         )
     except ValueError as error:  # values so large that their squares are not finite
         raise DataError(f"the embeddings cannot be searched: {error}") from None

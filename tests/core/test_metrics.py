@@ -11,8 +11,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import metricli.core.metrics as metrics
+from metricli.core.exclusion import Exclusion
 from metricli.core.metrics import clipped, required_k, retrieval_metrics, summarize
-from metricli.core.retrieval import SearchResult, count_relevant, search
+from metricli.core.results import SearchResult
+from metricli.core.retrieval import count_relevant, search
 
 PAGE = Path(__file__).parents[2] / "docs" / "metrics.md"
 
@@ -58,10 +60,10 @@ def test_metrics_are_the_loops(num, size, num_labels, ks, seed):
     queries, gallery = (torch.randint(-2, 3, (n, 2), generator=generator).float() for n in (num, size))
     labels, others = (torch.randint(0, num_labels, (n,), generator=generator) for n in (num, size))
     ids, other_ids = (torch.randint(0, 9, (n,), generator=generator) for n in (num, size))
-    words = {"query_ids": ids, "gallery_ids": other_ids}
-    n = count_relevant(labels, others, **words)
+    rule = Exclusion(ids, other_ids)
+    n = count_relevant(labels, others, rule)
     flags = {name: ks for name in NAMES} | {"map_r": True}
-    result = search(queries, gallery, k=required_k(n, **flags), distance="euclidean", **words)
+    result = search(queries, gallery, k=required_k(n, **flags), distance="euclidean", exclude=rule)
     found = retrieval_metrics(result, labels, others, n, **flags)
     assert list(found) == [f"{name}@{k}" for name in NAMES for k in ks] + ["map@r"]
     for i in range(num):

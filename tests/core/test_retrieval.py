@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import metricli.core.retrieval as retrieval
+from metricli.core.exclusion import Exclusion
 from metricli.core.ranking import exact_smallest, first_equal_rows
 from metricli.core.retrieval import count_relevant, search
 
@@ -63,13 +64,8 @@ def problems(draw):
     return queries, gallery, ids, sequences
 
 
-def keywords(ids, sequences) -> dict[str, Tensor]:
-    words = {}
-    if ids:
-        words |= {"query_ids": ids[0], "gallery_ids": ids[1]}
-    if sequences:
-        words |= {"query_sequences": sequences[0], "gallery_sequences": sequences[1]}
-    return words
+def rules(ids, sequences) -> Exclusion:
+    return Exclusion(*(ids or (None, None)), *(sequences or (None, None)))
 
 
 def lists(pair):
@@ -83,7 +79,7 @@ def test_search_is_the_double_loop(problem, k, distance):
     expected = naive_search(queries, gallery, k, distance, lists(ids), lists(sequences))
     for budget in (64, TINY):
         result = search(
-            queries, gallery, k=k, distance=distance, budget_mb=budget, **keywords(ids, sequences)
+            queries, gallery, k=k, distance=distance, budget_mb=budget, exclude=rules(ids, sequences)
         )
         assert_same(result, expected)
 
@@ -102,7 +98,7 @@ def test_count_relevant_is_the_double_loop(problem, seed):
         )
         for i in range(len(queries))
     ]
-    assert count_relevant(labels, others, **keywords(ids, sequences)).tolist() == expected
+    assert count_relevant(labels, others, rules(ids, sequences)).tolist() == expected
 
 
 @pytest.mark.parametrize("distance", ["cosine", "euclidean"])
@@ -169,8 +165,8 @@ def test_a_query_is_excluded_by_its_id_wherever_the_gallery_has_it():
     items[10] = items[3]  # a duplicate outranks the item itself: dropping the first would drop it
     ids = torch.arange(50)
     shuffled = torch.randperm(50, generator=generator)
-    plain = search(items, items, k=49, query_ids=ids, gallery_ids=ids)
-    moved = search(items, items[shuffled], k=49, query_ids=ids, gallery_ids=ids[shuffled])
+    plain = search(items, items, k=49, exclude=Exclusion(ids, ids))
+    moved = search(items, items[shuffled], k=49, exclude=Exclusion(ids, ids[shuffled]))
     assert (plain.indices != ids[:, None]).all()
     assert plain.indices[10, 0] == 3
     assert plain.indices[3, 0] == 10
@@ -181,19 +177,18 @@ def test_a_query_is_excluded_by_its_id_wherever_the_gallery_has_it():
 
 def test_an_empty_sequence_hides_nothing():
     items = torch.tensor([[0.0], [1.0], [2.0], [3.0]])
-    words = {"query_ids": torch.arange(4), "gallery_ids": torch.arange(4)}
     sequences = torch.tensor([-1, -1, 5, 5])
-    words |= {"query_sequences": sequences, "gallery_sequences": sequences}
-    result = search(items, items, k=4, distance="euclidean", **words)
+    rule = Exclusion(torch.arange(4), torch.arange(4), sequences, sequences)
+    result = search(items, items, k=4, distance="euclidean", exclude=rule)
     assert result.indices.tolist() == [[1, 2, 3, -1], [0, 2, 3, -1], [1, 0, -1, -1], [1, 0, -1, -1]]
     assert result.distances[2].tolist() == [1.0, 2.0, math.inf, math.inf]
-    assert count_relevant(torch.zeros(4), torch.zeros(4), **words).tolist() == [3, 3, 2, 2]
+    assert count_relevant(torch.zeros(4), torch.zeros(4), rule).tolist() == [3, 3, 2, 2]
 
 
 def test_one_sequence_for_all_leaves_nothing():
     items = torch.randn(90, 4, generator=torch.Generator().manual_seed(0))
     same = torch.zeros(90, dtype=torch.int64)
-    result = search(items, items, k=2, query_sequences=same, gallery_sequences=same)
+    result = search(items, items, k=2, exclude=Exclusion(query_sequences=same, gallery_sequences=same))
     assert result.indices.eq(-1).all()
     assert result.distances.isinf().all()
 
@@ -262,9 +257,9 @@ WRONG = [
         {"gallery": torch.ones(2, 3).double()},
         "queries and gallery must have one floating type, got torch.float32 and torch.float64",
     ),
-    ({"query_ids": torch.arange(2)}, "query_ids and gallery_ids must be given together"),
+    ({"exclude": Exclusion(torch.arange(2))}, "query_ids and gallery_ids must be given together"),
     (
-        {"query_sequences": torch.arange(2), "gallery_sequences": torch.arange(3)},
+        {"exclude": Exclusion(query_sequences=torch.arange(2), gallery_sequences=torch.arange(3))},
         "gallery_sequences must have shape (2,), got (3,)",
     ),
 ]
