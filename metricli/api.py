@@ -10,15 +10,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
-from metricli.reports import (
-    DryRunReport,
-    InspectReport,
-    PredictReport,
-    Reporter,
-    SilentReporter,
-    TrainReport,
-    ValidateReport,
-)
+from metricli.reporter import Reporter, SilentReporter
+from metricli.reports import DryRunReport, InspectReport, PredictReport, TrainReport, ValidateReport
 
 if TYPE_CHECKING:
     import numpy as np
@@ -107,6 +100,7 @@ def validate(
     *,
     ckpt: str | Path | None = None,
     features: str | Path | None = None,
+    against: str | Path | None = None,
     data: str | Path | None = None,
     root: str | Path | None = None,
     split: str = "validation",
@@ -119,7 +113,9 @@ def validate(
 
     With `ckpt` its model is judged (on the spec's data, else on the checkpoint's); with `features` saved
     embeddings; with a spec alone the extractor as it builds it; with nothing the newest run below ./runs.
-    `require` names metrics that must be computed; one that is not is a UsageError before any work is done.
+    `against` is another checkpoint, features file, or what an earlier `--out` saved for each query: the
+    report's `comparison` then tells the two apart. `require` names metrics that must be computed; one that
+    is not is a UsageError before any work is done.
 
     Raises:
         MetricliError: see `metricli.errors` for the kinds.
@@ -140,6 +136,7 @@ def validate(
             overrides=words,
             ckpt=ckpt,
             features=features,
+            against=against,
             data=data_override(data, root),
             split=split,
             require=tuple(require),

@@ -1,16 +1,20 @@
-"""What the verbs say while they work (`Reporter`) and what they give back (frozen reports).
+"""What the verbs give back: frozen reports.
 
 No torch here: a report holds floats, strings and paths, prints well and turns into a dict.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
+
+from metricli.errors import ResourceError
 
 SCHEMA_VERSION = 1
 OVERALL = "OVERALL"
@@ -19,60 +23,46 @@ Metrics = dict[str, dict[str, float]]
 """category (or OVERALL) -> metric name -> value; NaN where no query could be judged."""
 
 
-class Reporter(Protocol):
-    """Where a verb's live words go: the terminal, a log, or nowhere. Only rank 0 is given a real one."""
+Intervals = dict[str, dict[str, tuple[float, float]]]
+"""The same with a confidence interval (low, high) in place of a value; NaN where there is none."""
 
-    def say(self, message: str) -> None:
-        """One line a person wants to know."""
-
-    def warn(self, message: str) -> None:
-        """One line about something dropped, clipped, replaced or doubtful."""
-
-    def begin(self, name: str, total: int | None, unit: str) -> None:
-        """A countable piece of work starts; `total` None if its length is unknown."""
-
-    def advance(self, amount: int, values: Mapping[str, float] | None = None) -> None:
-        """`amount` units of the current work are done; `values` are its live numbers."""
-
-    def end(self) -> None:
-        """The current work is over."""
-
-    def epoch(self, row: Mapping[str, float | int | str]) -> None:
-        """One finished epoch, as a flat row."""
+Verdict = Literal["better", "worse", "equal", "unclear"]
 
 
-class SilentReporter:
-    """Says nothing; the default of the Python verbs."""
-
-    def say(self, message: str) -> None:
-        """Nothing."""
-
-    def warn(self, message: str) -> None:
-        """Nothing."""
-
-    def begin(self, name: str, total: int | None, unit: str) -> None:
-        """Nothing."""
-
-    def advance(self, amount: int, values: Mapping[str, float] | None = None) -> None:
-        """Nothing."""
-
-    def end(self) -> None:
-        """Nothing."""
-
-    def epoch(self, row: Mapping[str, float | int | str]) -> None:
-        """Nothing."""
-
-
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """Plain JSON types; NaN and infinities as None, paths as strings."""
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if isinstance(value, Path):
         return str(value)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {
+            item.name: plain(getattr(value, item.name))
+            for item in dataclasses.fields(value)
+            if item.metadata.get("shown", True)
+        }
     if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     return value
+
+
+def write_text(target: Path, text: str) -> None:
+    """Write a file whole or not at all.
+
+    Raises:
+        ResourceError: it cannot be written.
+    """
+    part = target.with_name(target.name + ".part")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        part.write_text(text, encoding="utf-8")
+        part.replace(target)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
+        raise ResourceError(f"cannot write {str(target)!r}: {error.strerror}") from None
 
 
 @dataclass(frozen=True)
@@ -81,8 +71,7 @@ class Report:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types; NaN and infinities as None, paths as strings."""
-        plain: dict[str, Any] = _plain({"schema_version": SCHEMA_VERSION, **dataclasses.asdict(self)})
-        return plain
+        return {"schema_version": SCHEMA_VERSION, **plain(self)}
 
 
 @dataclass(frozen=True)
@@ -140,6 +129,57 @@ class InspectReport(Report):
 
 
 @dataclass(frozen=True)
+class MetricDifference:
+    """One mean of both, and the interval of their difference."""
+
+    theirs: float
+    ours: float
+    difference: float
+    """ours - theirs."""
+    low: float
+    high: float
+    """NaN with fewer than two labels."""
+    p: float
+    """Two-sided bootstrap p-value of no difference."""
+    verdict: Verdict
+    """Ours is better or worse if the interval leaves 0 out, equal if no label differs; else it is unclear."""
+
+
+@dataclass(frozen=True)
+class Flips:
+    """The queries whose value of one metric changed from theirs to ours."""
+
+    metric: str
+    gained: int
+    """Queries that are better in ours; for cmc@k: found now."""
+    lost: int
+    unchanged: int
+    labels: list[tuple[str, int, int]]
+    """(label, gained, lost) of all labels with a change, the most changes first."""
+
+
+@dataclass(frozen=True)
+class Comparison(Report):
+    """Ours against theirs, over the queries that both judged."""
+
+    theirs: str
+    ours: str
+    queries: int
+    labels: int
+    confidence: float
+    samples: int
+    differences: dict[str, dict[str, MetricDifference]]
+    """OVERALL or a category -> metric -> difference."""
+    flips: Flips
+    notes: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        from metricli.tables import format_comparison
+
+        return format_comparison(self)
+
+
+@dataclass(frozen=True)
 class ValidateReport(Report):
     """Retrieval metrics of one split, overall and for each category."""
 
@@ -155,9 +195,39 @@ class ValidateReport(Report):
     """Paths of images left out because they could not be read."""
     warnings: list[str] = field(default_factory=list)
     seconds: float = 0.0
+    intervals: Intervals = field(default_factory=dict)
+    """Of the means over queries, by bootstrap over labels; other metrics have none."""
+    confidence: float = 0.95
+    thresholds: Metrics = field(default_factory=dict)
+    """The distance at each operating point of the verification metrics."""
+    unmatched: list[str] = field(default_factory=list)
+    """Paths of the queries without a match."""
+    ignored: int = 0
+    """Rows of the split that the table marks as junk."""
+    search: str = "exact"
+    protocol: dict[str, Any] = field(default_factory=dict)
+    """What must be the same for two results to be compared."""
+    comparison: Comparison | None = None
+    """With `against`: this one against the other, query by query."""
+    write: Callable[[Path], None] | None = field(
+        default=None, repr=False, compare=False, metadata={"shown": False}
+    )
+
+    def save(self, folder: str | Path) -> None:
+        """Write `per_query.parquet` (or .csv) and then `metrics.json` to a folder, which is made if need be.
+
+        Raises:
+            ResourceError: they cannot be written.
+        """
+        target = Path(folder) / "metrics.json"
+        if self.write is not None:
+            self.write(target.parent)
+        write_text(target, json.dumps(self.to_dict(), indent=2) + "\n")
 
     def __str__(self) -> str:
-        return format_metrics(self.metrics)
+        from metricli.tables import format_metrics
+
+        return format_metrics(self.metrics, self.intervals, self.confidence)
 
 
 @dataclass(frozen=True)
@@ -178,11 +248,15 @@ class TrainReport(Report):
     skipped: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     seconds: float = 0.0
+    intervals: Intervals = field(default_factory=dict)
+    """Of the best epoch's means over queries, by bootstrap over labels."""
+    confidence: float = 0.95
 
     def __str__(self) -> str:
-        return (
-            f"best epoch {self.best_epoch} of {self.epochs}: {self.best_ckpt}\n{format_metrics(self.metrics)}"
-        )
+        from metricli.tables import format_metrics
+
+        table = format_metrics(self.metrics, self.intervals, self.confidence)
+        return f"best epoch {self.best_epoch} of {self.epochs}: {self.best_ckpt}\n{table}"
 
 
 @dataclass(frozen=True)
@@ -212,27 +286,3 @@ class PredictReport(Report):
     skipped: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     seconds: float = 0.0
-
-
-def format_metrics(metrics: Metrics) -> str:
-    """Metrics as plain aligned text: a line for OVERALL and each category, four decimals."""
-    names = list(dict.fromkeys(name for row in metrics.values() for name in row))
-    head = ["", *names]
-    body = [
-        [_printable(category), *(_cell(row.get(name, math.nan)) for name in names)]
-        for category, row in metrics.items()
-    ]
-    widths = [max(len(line[i]) for line in [head, *body]) for i in range(len(head))]
-    lines = []
-    for line in [head, *body]:
-        cells = [line[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(line[1:], widths[1:], strict=True))]
-        lines.append("  ".join(cells).rstrip())
-    return "\n".join(lines)
-
-
-def _printable(text: str) -> str:
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-
-
-def _cell(value: float) -> str:
-    return "-" if math.isnan(value) else f"{value:.4f}"

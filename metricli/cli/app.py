@@ -86,6 +86,10 @@ def validate(
     features: Annotated[
         Path | None, typer.Option("--features", help="Score saved embeddings; needs --data.")
     ] = None,
+    against: Annotated[
+        Path | None,
+        typer.Option("--against", help="Compare with a checkpoint, features, or an earlier --out."),
+    ] = None,
     data: Data = None,
     root: Root = None,
     split: Annotated[str, typer.Option("--split", help="The rows to judge.")] = "validation",
@@ -95,7 +99,9 @@ def validate(
         list[str] | None,
         typer.Option("--fail-under", metavar="METRIC=VALUE", help="Exit with 8 where a metric is worse."),
     ] = None,
-    out: Annotated[Path | None, typer.Option("--out", help="Write metrics.json to this folder.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Write metrics.json and per_query to this folder.")
+    ] = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
@@ -113,6 +119,7 @@ def validate(
         overrides,
         ckpt=ckpt,
         features=features,
+        against=against,
         data=data,
         root=root,
         split=split,
@@ -125,7 +132,7 @@ def validate(
     failure = None
     try:
         if out is not None:
-            gates.write_metrics(out, report)
+            report.save(out)
         if limits:
             more["gate"] = [limit.check(report.metrics) for limit in limits]
     except MetricliError as error:  # the metrics are there, and may have cost hours: show them first

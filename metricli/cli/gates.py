@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 import math
 import tempfile
 from collections.abc import Sequence
@@ -12,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from metricli.errors import GateError, ResourceError, UsageError
-from metricli.reports import OVERALL, Metrics, ValidateReport
+from metricli.reports import OVERALL, Metrics
 
 
 @dataclass(frozen=True)
@@ -52,6 +50,8 @@ def parse(words: Sequence[str]) -> list[Limit]:
     Raises:
         UsageError: one of them is not of that form.
     """
+    from metricli.specs.validate import is_bounded
+
     limits = []
     for word in words:
         name, _, text = word.rpartition("=")
@@ -64,7 +64,7 @@ def parse(words: Sequence[str]) -> list[Limit]:
             raise UsageError(
                 f"--fail-under {word!r} is not METRIC=VALUE", hint="for example --fail-under cmc@1=0.8"
             )
-        if not 0 <= value <= 1:
+        if is_bounded(metric) and not 0 <= value <= 1:
             raise UsageError(f"--fail-under {word!r}: metrics lie between 0 and 1, got {value:g}")
         limits.append(Limit(metric, value, category or OVERALL))
     return limits
@@ -114,21 +114,3 @@ def check_folder(folder: Path | None) -> None:
             pass
     except OSError as error:
         raise ResourceError(f"cannot write in {str(there)!r}: {error.strerror}") from None
-
-
-def write_metrics(folder: Path, report: ValidateReport) -> None:
-    """Write the report to `folder/metrics.json`.
-
-    Raises:
-        ResourceError: it cannot be written.
-    """
-    target = folder / "metrics.json"
-    part = target.with_suffix(".json.part")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        part.write_text(json.dumps(report.to_dict(), indent=2) + "\n", encoding="utf-8")
-        part.replace(target)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            part.unlink(missing_ok=True)
-        raise ResourceError(f"cannot write {str(target)!r}: {error.strerror}") from None

@@ -4,16 +4,29 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from metricli.reports import Finding, InspectReport, Metrics, PredictReport, TrainReport, format_metrics
+from metricli.reports import (
+    OVERALL,
+    Finding,
+    InspectReport,
+    Intervals,
+    Metrics,
+    PredictReport,
+    TrainReport,
+)
+from metricli.tables import format_comparison, format_metrics, metric_cells
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from metricli.reports import DryRunReport, ValidateReport
+
+
+_MOST = 20
+"""Categories and labels of a comparison that a terminal shows."""
 
 
 def out(text: str) -> None:
@@ -63,32 +76,27 @@ def _rich(head: Sequence[str], body: Sequence[Sequence[str]], title: str, number
     return made
 
 
-def metrics_table(metrics: Metrics) -> None:
+def metrics_table(metrics: Metrics, intervals: Intervals, confidence: float) -> None:
     """Metrics for OVERALL and each category; on a narrow terminal in several tables side under side."""
     if not metrics:
         return
-    lines = format_metrics(metrics)
     if not sys.stdout.isatty():
-        out(lines)
+        out(format_metrics(metrics, intervals, confidence))
         return
     from shutil import get_terminal_size
 
     names = list(dict.fromkeys(name for row in metrics.values() for name in row))
     room = get_terminal_size().columns - max(len(category) for category in metrics) - 4
-    for part in _parts(names, room):
-        rows = []
-        for category, row in metrics.items():
-            cells = ["-" if row[n] != row[n] else f"{row[n]:.4f}" for n in part]
-            rows.append([category, *cells])
-        table(["", *part], rows)
+    widths = {name: max(len(name), 12 if name in intervals.get(OVERALL, {}) else 6) + 3 for name in names}
+    for part in _parts(widths, room):
+        table(["", *part], metric_cells(metrics, intervals, confidence, part))
 
 
-def _parts(names: Sequence[str], room: int) -> list[list[str]]:
-    """The columns of each table: as many as fit, each as wide as its name or `0.1234`, and three apart."""
+def _parts(widths: Mapping[str, int], room: int) -> list[list[str]]:
+    """The columns of each table, as many as fit."""
     parts: list[list[str]] = []
     left = 0
-    for name in names:
-        width = max(len(name), 6) + 3
+    for name, width in widths.items():
         if not parts or width > left:
             parts.append([])
             left = room
@@ -99,7 +107,7 @@ def _parts(names: Sequence[str], room: int) -> list[list[str]]:
 
 def trained(report: TrainReport) -> None:
     """The end of a run: its best metrics, where everything lies, and what to type next."""
-    metrics_table(report.metrics)
+    metrics_table(report.metrics, report.intervals, report.confidence)
     monitored = f" ({report.monitor} {report.monitor_value:.4f})" if report.metrics else ""
     best = _near(report.best_ckpt)
     rows = [
@@ -121,12 +129,26 @@ def _near(path: Path) -> str:
 
 def validated(report: ValidateReport) -> None:
     """The metrics and what they were taken over."""
-    metrics_table(report.metrics)
+    metrics_table(report.metrics, report.intervals, report.confidence)
+    for line in _thresholds(report.thresholds):
+        out(line)
+    if report.intervals:
+        share = f"{100 * report.confidence:.6g}%"
+        out(f"{share} intervals: bootstrap over labels; too narrow where there are fewer than 10")
     out(
         f"{report.queries} queries ({report.queries_without_match} without match), "
-        f"{report.gallery} gallery rows; {report.distance} distance; "
+        f"{report.gallery} gallery rows; {report.distance} distance, {report.search} search; "
         f"split {report.split}; embeddings: {report.embeddings}"
     )
+    if report.comparison is not None:
+        out("")
+        out(format_comparison(report.comparison, most=_MOST if sys.stdout.isatty() else None))
+
+
+def _thresholds(thresholds: Metrics) -> list[str]:
+    """The distance below which a pair is taken for one label, at each operating point over all pairs."""
+    points = [f"{name} at {value:.4f}" for name, value in thresholds.get(OVERALL, {}).items()]
+    return [f"threshold on the distance: {', '.join(points)}"] if points else []
 
 
 def predicted(report: PredictReport) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-__all__ = ["NOTHING", "Exclusion", "count_matches", "joint_codes"]
+__all__ = ["NOTHING", "Exclusion", "count_matches", "equal_pairs", "joint_codes"]
 
 
 @dataclass(frozen=True)
@@ -43,12 +43,21 @@ class Exclusion:
                 if codes.shape != (rows,):
                     raise ValueError(f"{name}_{what} must have shape ({rows},), got {tuple(codes.shape)}")
 
+    @property
+    def symmetric(self) -> bool:
+        """Whether the codes of both sides are equal, so that a pair is excluded either way round or not."""
+        sides = (
+            (getattr(self, f"query_{what}"), getattr(self, f"gallery_{what}"))
+            for what in ("ids", "sequences", "groups")
+        )
+        return all(q is g or (q is not None and g is not None and torch.equal(q, g)) for q, g in sides)
+
     def both(self, what: str) -> Tensor | None:
         """Codes of the queries and then of the gallery (Q + G,), or None."""
         query, gallery = getattr(self, f"query_{what}"), getattr(self, f"gallery_{what}")
         return None if query is None or gallery is None else torch.cat([query, gallery])
 
-    def apply_(self, scores: Tensor, queries: slice | Tensor, gallery: slice) -> None:
+    def apply_(self, scores: Tensor, queries: slice | Tensor, gallery: slice | Tensor) -> None:
         """Set the excluded pairs of `scores` (the chosen queries x the chosen gallery rows) to infinity."""
         if self.query_ids is not None and self.gallery_ids is not None:
             _mask_equal_(scores, self.query_ids[queries], self.gallery_ids[gallery])
@@ -60,29 +69,51 @@ class Exclusion:
                 self.query_groups[queries][:, None] != self.gallery_groups[gallery], torch.inf
             )
 
+    def hides(self, queries: Tensor, items: Tensor) -> Tensor:
+        """Whether each of the gallery rows `items` (n, m) is excluded for its query of `queries` (n,)."""
+        hidden = torch.zeros(items.shape, dtype=torch.bool, device=items.device)
+        if self.query_ids is not None and self.gallery_ids is not None:
+            hidden |= self.query_ids[queries][:, None] == self.gallery_ids[items]
+        if self.query_sequences is not None and self.gallery_sequences is not None:
+            wanted = self.query_sequences[queries][:, None]
+            hidden |= (wanted == self.gallery_sequences[items]) & (wanted >= 0)
+        if self.query_groups is not None and self.gallery_groups is not None:
+            hidden |= self.query_groups[queries][:, None] != self.gallery_groups[items]
+        return hidden
+
 
 NOTHING = Exclusion()
 
 
 def _mask_equal_(scores: Tensor, query: Tensor, gallery: Tensor, counted: Tensor | None = None) -> None:
+    pairs = equal_pairs(query, gallery, most=scores.numel() // 64, counted=counted)
+    if pairs is not None:
+        scores[pairs] = torch.inf
+        return
+    equal = query[:, None] == gallery
+    if counted is not None:
+        equal &= counted[:, None]
+    scores.masked_fill_(equal, torch.inf)
+
+
+def equal_pairs(
+    query: Tensor, gallery: Tensor, *, most: int, counted: Tensor | None = None
+) -> tuple[Tensor, Tensor] | None:
+    """Rows and columns (P,) of the equal codes of `query` (n,) and `gallery` (m,), by row; None above `most`.
+
+    Rows that are not `counted` (n,) have none.
+    """
     ordered, order = gallery.sort()
     first = torch.searchsorted(ordered, query)
     counts = torch.searchsorted(ordered, query, right=True) - first
     if counted is not None:
         counts *= counted
     total = int(counts.sum())
-    if total == 0:
-        return
-    if total > scores.numel() // 64:  # listing the pairs would take more memory than the block itself
-        equal = query[:, None] == gallery
-        if counted is not None:
-            equal &= counted[:, None]
-        scores.masked_fill_(equal, torch.inf)
-        return
+    if total > most:  # the list would take more memory than the block itself
+        return None
     rows = torch.repeat_interleave(counts, output_size=total)
     starts = first - (counts.cumsum(0) - counts)
-    columns = order[torch.arange(total, device=scores.device) + starts[rows]]
-    scores[rows, columns] = torch.inf
+    return rows, order[torch.arange(total, device=query.device) + starts[rows]]
 
 
 def count_matches(query: Tensor, gallery: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ from metricli.core.distances import Distance
 __all__ = ["Gaps", "Space", "exact_smallest", "first_equal_rows", "wide_dtype"]
 
 _MINIMUM_COSINE_GAP = 1e-14  # below it, unit vectors in float64 differ by rounding alone
+_CACHED = 2**18  # numbers that stay in a core's cache while they are measured
 _TIE = 1 + 2.0**-22  # gaps nearer than this may round to one float32 distance
 
 
@@ -112,12 +113,29 @@ class Space:
         scale = torch.where(sizes > 0, 1 / sizes, 0.0).to(part.dtype)
         return part.mul(scale[:, None]).to(dtype).sub_(centre)
 
-    def lower_gap(self, squared: Tensor, dtype: torch.dtype | None = None) -> Tensor:
-        """The smallest gap that a bound of the squared gap between `bound_rows` allows, in the wide type."""
+    def _lost(self, dtype: torch.dtype | None = None) -> float:
+        """How far gaps of `bound_rows` are from those of p(x), beside what is relative to them."""
         kind = torch.finfo(dtype or self.bound_dtype)
         # cosine rounds p(x) before the centre is subtracted; euclidean loses squares that underflow
-        lost = 8 * kind.eps if self.distance == "cosine" else 64 * kind.tiny**0.5
-        return (squared.clamp_min(0).sqrt() - lost) / self.unit
+        return 8 * kind.eps if self.distance == "cosine" else 64 * kind.tiny**0.5
+
+    def lower_gap(self, squared: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+        """The smallest gap that a lower bound of the squared gap between `bound_rows` allows, in its type."""
+        return (squared.clamp_min(0).sqrt() - self._lost(dtype)) / self.unit
+
+    def upper_gap(self, squared: Tensor) -> Tensor:
+        """The largest gap that an upper bound of the squared gap between `bound_rows` allows."""
+        return (squared.clamp_min(0).sqrt() + self._lost()) / self.unit
+
+    def squares_around(self, gap: Tensor) -> tuple[Tensor, Tensor]:
+        """Squared gaps between `bound_rows`, in the wide type: what is below the first has a distance
+        certainly smaller than items at `gap`, what is above the second a larger one."""
+        narrowed = (gap - 2.0**-140) / _TIE
+        if self.distance == "cosine":
+            narrowed = torch.where(narrowed <= _MINIMUM_COSINE_GAP, 0.0, narrowed)
+        inner = narrowed * self.unit - self._lost()
+        outer = self.widest_tie(gap) * self.unit + self._lost()
+        return torch.where(inner > 0, inner.square(), -1.0), outer.square()
 
     def widest_tie(self, gap: Tensor) -> Tensor:
         """The largest gap that may still be at the same distance as `gap`."""
@@ -140,6 +158,7 @@ class Space:
         num, width = gallery_rows.shape
         wide, device = wide_dtype(self.queries.device), self.queries.device
         gap = torch.empty(num, width, dtype=wide, device=device)
+        chunk = min(chunk, max(1, _CACHED // self.gallery.shape[1]))
         step = max(1, chunk // width)
         # fresh memory for each chunk would cost more than the arithmetic
         buffer = torch.empty(

@@ -50,6 +50,11 @@ class Rankings:
         """The ranking (Q, k), searched when first asked for."""
         return self.found if self.found is not None else self.neighbours(self.k)
 
+    @property
+    def untouched(self) -> bool:
+        """Whether nobody has asked for a ranking or made one."""
+        return self.found is None and not self._cache
+
     def neighbours(self, k: int) -> SearchResult:
         """The `k` nearest items (Q, k) by the distances of the embeddings, whatever order was made since."""
         deepest = max(self._cache, default=0)

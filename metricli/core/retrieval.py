@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from metricli.core.distances import Distance
 from metricli.core.exclusion import NOTHING, Exclusion, count_matches, joint_codes
-from metricli.core.ranking import Space, exact_smallest, first_equal_rows, wide_dtype
-from metricli.core.results import SearchResult
+from metricli.core.nearest import Nearest
+from metricli.core.pairs import PairCounter
+from metricli.core.ranking import Space
+from metricli.core.relevant import RankCounter, marked_items
+from metricli.core.results import SearchResult, Survey
+from metricli.core.scan import Layout, Plan, Scan
+from metricli.core.settle import Settler
 
-__all__ = ["SearchResult", "count_relevant", "search"]
+__all__ = ["SearchResult", "Survey", "check_search", "count_relevant", "search", "survey"]
 
 
-@torch.no_grad()
 def search(
     queries: Tensor,
     gallery: Tensor,
@@ -31,49 +34,177 @@ def search(
 
     The result is the same to the bit for every `budget_mb`. Distances are taken from direct differences in
     float64, so equal embeddings are at distance 0 and tie; cosine is 1 - cos, and 1 where either is zero.
+    Where `queries` is `gallery` and its rules are the same both ways, each pair is compared once.
 
     Args:
         queries: (Q, D); half types are computed as float32.
         gallery: (G, D), of the same type and device.
         k: columns of the result; those beyond what a query can retrieve are -1.
         distance: "cosine" or "euclidean".
-        exclude: the pairs that may not be retrieved.
+        exclude: the pairs that may not be retrieved; its groups are searched one by one.
         budget_mb: working memory beside inputs and result; no Q x G matrix is ever held.
         on_progress: called with the number of queries just finished.
 
     Raises:
         ValueError: wrong shapes, types, `k`, `distance` or budget, or an embedding that is not finite.
     """
-    _check(queries, gallery, k, distance, budget_mb)
+    return survey(
+        queries,
+        gallery,
+        k=k,
+        distance=distance,
+        exclude=exclude,
+        budget_mb=budget_mb,
+        on_progress=on_progress,
+    ).result
+
+
+@torch.no_grad()
+def survey(
+    queries: Tensor,
+    gallery: Tensor,
+    *,
+    k: int,
+    distance: Distance = "cosine",
+    exclude: Exclusion = NOTHING,
+    query_labels: Tensor | None = None,
+    gallery_labels: Tensor | None = None,
+    ranks: bool = False,
+    bins: int = 0,
+    groups: Tensor | None = None,
+    num_groups: int = 1,
+    budget_mb: float = 64,
+    on_progress: Callable[[int], None] | None = None,
+) -> Survey:
+    """`search`, and in the same pass the ranks of relevant items and a histogram of all pairs.
+
+    Args:
+        queries, gallery, k, distance, exclude, budget_mb, on_progress: as for `search`.
+        query_labels: (Q,) int64, needed for `ranks` and `bins`; an item of the query's label is relevant.
+        gallery_labels: (G,) int64.
+        ranks: find the ranks of the nearest and the farthest relevant item of each query in its full
+            ranking, exactly, in the order of `search`.
+        bins: bins of the histogram of all pairs that `exclude` allows, from 0 to 2 for cosine and to no less
+            than the largest distance for euclidean; 0 for none. A pair may be in the bin beside its own when
+            its distance is within the rounding of a matrix product of their edge.
+        groups: (Q,) int64, the row of the histogram in which a query's pairs are counted; -1 for none.
+        num_groups: rows of the histogram.
+
+    Raises:
+        ValueError: as for `search`; labels or groups that are missing, of a wrong shape, or out of range.
+    """
+    check_search(queries, gallery, k, distance, budget_mb)
     exclude.check(len(queries), len(gallery))
-    plan = _Plan.of(queries, gallery, min(k, len(gallery)), budget_mb)
-    space = Space.of(queries, gallery, distance, chunk=plan.rows)
+    labels = _check_labels(queries, gallery, query_labels, gallery_labels, needed=ranks or bins > 0)
+    groups = _check_groups(queries, groups, num_groups, bins)
+    same = queries is gallery or (
+        queries.data_ptr() == gallery.data_ptr() and _laid_out_alike(queries, gallery)
+    )
+    gallery = queries if same else gallery
+    space = Space.of(
+        queries, gallery, distance, chunk=max(1, int(budget_mb * 2**20 / (128 * queries.shape[1] + 1)))
+    )
+    layout = Layout.of(space, exclude, groups if bins and num_groups > 1 else None)
+    plan = Plan.of(space, k, layout.reachable, budget_mb, mirrored=same and exclude.symmetric)
     result = SearchResult(
         torch.full((len(queries), k), -1, dtype=torch.int64, device=queries.device),
         torch.full((len(queries), k), torch.inf, dtype=space.bound_dtype, device=queries.device),
     )
-    if plan.k == 0 or len(queries) == 0:
-        return result
-    norms = _bound_norms(space, plan)
-    distinct: tuple[Tensor, Tensor] | None = None
     with torch.autocast(queries.device.type, enabled=False):
-        for start in range(0, len(queries), plan.queries):
-            rows = torch.arange(start, min(start + plan.queries, len(queries)), device=queries.device)
-            found, distances, unsure, reach = _rank_block(space, exclude, plan, norms, rows)
-            if len(unsure):
-                distinct = distinct or first_equal_rows(gallery, chunk=plan.rows)
-                for part in torch.split(unsure, plan.resolved):
-                    found[part], distances[part] = _resolve(
-                        space, exclude, plan, distinct, rows[part], reach[part]
-                    )
-            result.indices[rows, : plan.k] = found.masked_fill_(distances.isinf(), -1)
-            result.distances[rows, : plan.k] = distances
-            if on_progress is not None:
-                on_progress(len(rows))
-    return result
+        return _survey(
+            Scan(space, exclude, plan, layout), result, labels, ranks, bins, groups, num_groups, on_progress
+        )
 
 
-def _check(queries: Tensor, gallery: Tensor, k: int, distance: str, budget_mb: float) -> None:
+def _survey(
+    scan: Scan,
+    result: SearchResult,
+    labels: tuple[Tensor, Tensor] | None,
+    ranks: bool,
+    bins: int,
+    groups: Tensor,
+    num_groups: int,
+    on_progress: Callable[[int], None] | None,
+) -> Survey:
+    plan, device = scan.plan, result.indices.device
+    counters = (
+        [RankCounter(scan, marked) for marked in marked_items(scan, *labels)] if ranks and labels else []
+    )
+    pairs = PairCounter(scan, bins, labels, groups, num_groups) if bins and labels else None
+    buffer = scan.spare() if counters or pairs else torch.empty(0)
+    settler = Settler(scan, result)
+    num = len(result.indices)
+    everyone = Nearest(num, plan.candidates, result.distances.dtype, device) if plan.symmetric else None
+    done = 0
+    for strip in scan.layout.strips(plan.queries):
+        rows = scan.layout.queries[strip.first : strip.last]
+        nearest = everyone or Nearest(len(rows), plan.candidates, result.distances.dtype, device)
+        places = rows if everyone else torch.arange(len(rows), device=device)
+        for block in scan.blocks(strip):
+            for turned, (asking, asked, scores) in enumerate(block.sides()):
+                nearest.offer(asking if turned else places, scores, asked)
+                for counter in counters:
+                    counter.count(asking, asked, scores, buffer)
+            if pairs is not None:
+                pairs.count(block, buffer)
+        settler.settle(rows, nearest.values[places], nearest.columns[places])
+        done += len(rows)
+        if on_progress is not None:
+            on_progress(len(rows))
+    if on_progress is not None and done < num:  # queries of groups that the gallery has not
+        on_progress(num - done)
+    histogram = None
+    if pairs is not None and labels is not None:
+        nothing = [torch.zeros_like(x) for x in labels]
+        histogram = pairs.histogram(
+            count_relevant(nothing[0], nothing[1], scan.exclude), count_relevant(*labels, scan.exclude)
+        )
+    first, last = [counter.ranks for counter in counters] or (None, None)
+    return Survey(result, first, last, histogram)
+
+
+def _laid_out_alike(x: Tensor, y: Tensor) -> bool:
+    return x.shape == y.shape and x.stride() == y.stride() and x.device == y.device
+
+
+def _check_labels(
+    queries: Tensor,
+    gallery: Tensor,
+    query_labels: Tensor | None,
+    gallery_labels: Tensor | None,
+    *,
+    needed: bool,
+) -> tuple[Tensor, Tensor] | None:
+    if query_labels is None or gallery_labels is None:
+        if needed:
+            raise ValueError("ranks and a histogram need query_labels and gallery_labels")
+        return None
+    for name, codes, rows in (("query", query_labels, queries), ("gallery", gallery_labels, gallery)):
+        if codes.shape != (len(rows),):
+            raise ValueError(f"{name}_labels must have shape ({len(rows)},), got {tuple(codes.shape)}")
+    return query_labels, gallery_labels
+
+
+def _check_groups(queries: Tensor, groups: Tensor | None, num_groups: int, bins: int) -> Tensor:
+    if bins < 0 or num_groups < 1:
+        raise ValueError(
+            f"bins must not be negative and num_groups at least 1, got {bins!r} and {num_groups!r}"
+        )
+    if groups is None:
+        return torch.zeros(len(queries), dtype=torch.int64, device=queries.device)
+    if groups.shape != (len(queries),):
+        raise ValueError(f"groups must have shape ({len(queries)},), got {tuple(groups.shape)}")
+    if len(groups) and (int(groups.min()) < -1 or int(groups.max()) >= num_groups):
+        raise ValueError(f"groups must lie in [-1, {num_groups - 1}]")
+    return groups
+
+
+def check_search(queries: Tensor, gallery: Tensor, k: int, distance: str, budget_mb: float) -> None:
+    """Refuse what no search can take.
+
+    Raises:
+        ValueError: wrong shapes, types, `k`, `distance` or budget.
+    """
     if queries.ndim != 2 or gallery.ndim != 2 or queries.shape[1] != gallery.shape[1]:
         raise ValueError(
             f"queries and gallery must have shapes (Q, D) and (G, D), got {tuple(queries.shape)} and "
@@ -89,153 +220,6 @@ def _check(queries: Tensor, gallery: Tensor, k: int, distance: str, budget_mb: f
         raise ValueError(f"distance must be 'euclidean' or 'cosine', got {distance!r}")
     if not budget_mb > 0:
         raise ValueError(f"budget_mb must be positive, got {budget_mb!r}")
-
-
-@dataclass(frozen=True)
-class _Plan:
-    """Sizes of the blocks; `candidates` leaves room for items whose bound cannot be told from the k-th."""
-
-    k: int
-    candidates: int
-    queries: int
-    gallery: int
-    rows: int
-    pairs: int
-    resolved: int
-
-    @staticmethod
-    def of(queries: Tensor, gallery: Tensor, k: int, budget_mb: float) -> _Plan:
-        num, dim = gallery.shape
-        size = 8 if queries.dtype == torch.float64 else 4
-        share = budget_mb * 2**20 / 4
-        candidates = min(num, k + 8 + k // 16)
-        side = (share / size / 4) ** 0.5
-        wide = int(min(max(4 * side, 4 * candidates), share / (2 * size * dim + 1)))
-        wide = max(1, min(num, wide))
-        tall = int(min(share / (size * wide), share / (64 * candidates + 1)))
-        return _Plan(
-            k=k,
-            candidates=candidates,
-            queries=max(1, min(len(queries), tall)),
-            gallery=wide,
-            rows=max(1, int(share / (32 * dim + 1))),
-            pairs=max(1, int(share / (8 * dim + 1))),
-            resolved=max(1, int(share / (48 * num + 1))),
-        )
-
-
-def _bound_norms(space: Space, plan: _Plan) -> Tensor:
-    """|row|² of each gallery row after centring (G,), less what the product may add by rounding."""
-    parts = []
-    for start in range(0, len(space.gallery), plan.rows):
-        rows = space.bound_rows("gallery", slice(start, start + plan.rows))
-        parts.append(_squares(rows) * (1 - space.gamma))
-    return torch.cat(parts).to(space.bound_dtype)
-
-
-def _squares(rows: Tensor) -> Tensor:
-    return rows.to(wide_dtype(rows.device)).square().sum(1)
-
-
-def _rank_block(
-    space: Space, excluded: Exclusion, plan: _Plan, norms: Tensor, rows: Tensor
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Indices and distances (n, k), the places not proven to be right, and the gap to look within (n,)."""
-    block = slice(int(rows[0]), int(rows[-1]) + 1)
-    x = space.bound_rows("queries", block)
-    bounds, columns = _candidates(space, excluded, plan, norms, block, x)
-    columns, order = columns.sort(dim=1)  # ties go to the lower gallery row: the next sort is stable
-    bounds = bounds.gather(1, order)
-    measured = space.measure(rows, columns, chunk=plan.pairs)
-    distances = measured.distance.masked_fill(bounds.isinf(), torch.inf)
-    distances, order = distances.sort(dim=1, stable=True)
-    gaps = measured.gap.gather(1, order)[:, : plan.k]
-    found = columns.gather(1, order)[:, : plan.k]
-    reach = space.widest_tie(gaps.amax(1))
-    last = bounds.amax(1)  # infinite where every item that is allowed is a candidate
-    unseen = space.lower_gap(last.to(gaps.dtype) + _squares(x) * (1 - space.gamma))
-    proven = last.isinf() | (unseen > reach)
-    if plan.candidates == len(space.gallery):
-        proven[:] = True
-    return found, distances[:, : plan.k], (~proven).nonzero()[:, 0], reach
-
-
-def _candidates(
-    space: Space, excluded: Exclusion, plan: _Plan, norms: Tensor, block: slice, x: Tensor
-) -> tuple[Tensor, Tensor]:
-    """The gallery rows with the lowest bounds (n, candidates), unsorted; any of those that tie at the end."""
-    kept = plan.candidates
-    values = torch.full((len(x), kept), torch.inf, dtype=x.dtype, device=x.device)
-    columns = torch.zeros(len(x), kept, dtype=torch.int64, device=x.device)
-    buffer = torch.empty(len(x) * plan.gallery, dtype=x.dtype, device=x.device)
-    for start in range(0, len(space.gallery), plan.gallery):
-        part = slice(start, min(start + plan.gallery, len(space.gallery)))
-        y = space.bound_rows("gallery", part)
-        scores = torch.addmm(norms[part], x, y.T, alpha=-2, out=buffer[: len(x) * len(y)].view(len(x), -1))
-        excluded.apply_(scores, block, part)
-        new_values, new_columns = _better(scores, values.amax(1, keepdim=True), kept)
-        values, order = torch.cat([values, new_values], 1).topk(kept, dim=1, largest=False, sorted=False)
-        columns = torch.cat([columns, new_columns + start], 1).gather(1, order)
-    return values, columns
-
-
-def _better(scores: Tensor, limit: Tensor, kept: int) -> tuple[Tensor, Tensor]:
-    """Values and columns of scores that may be among each row's `kept` lowest, if not above `limit` (n, 1).
-
-    The kept-th lowest minimum of disjoint groups is no lower than the kept-th lowest score, so few scores
-    pass it: listing those is cheaper than topk over all, and hardly any passes once blocks have been seen.
-    """
-    num, total = scores.shape
-    groups = 2 * kept
-    if total >= 4 * groups:
-        minima = scores[:, : total // groups * groups].view(num, -1, groups).amin(1)
-        limit = torch.minimum(limit, minima.topk(kept, dim=1, largest=False).values[:, -1:])
-    rows, found = (scores <= limit).nonzero(as_tuple=True)
-    counts = torch.bincount(rows, minlength=num)
-    width = int(counts.max())
-    if width >= min(4 * kept, total):
-        lowest = scores.topk(min(kept, total), dim=1, largest=False, sorted=False)
-        return lowest.values, lowest.indices
-    places = torch.arange(len(rows), device=rows.device) - (counts.cumsum(0) - counts)[rows]
-    values = torch.full((num, width), torch.inf, dtype=scores.dtype, device=scores.device)
-    columns = torch.zeros(values.shape, dtype=torch.int64, device=scores.device)
-    values[rows, places] = scores[rows, found]
-    columns[rows, places] = found
-    return values, columns
-
-
-def _resolve(
-    space: Space,
-    excluded: Exclusion,
-    plan: _Plan,
-    distinct: tuple[Tensor, Tensor],
-    rows: Tensor,
-    reach: Tensor,
-) -> tuple[Tensor, Tensor]:
-    """Indices and distances (n, k) for crowded neighbourhoods, from all that may lie within `reach` (n,)."""
-    first, place = distinct
-    wide = wide_dtype(space.queries.device)
-    gamma = (space.queries.shape[1] + 16) * torch.finfo(wide).eps
-    x = space.bound_rows("queries", rows, wide)
-    within = torch.empty(len(rows), len(first), dtype=torch.bool, device=rows.device)
-    for start in range(0, len(first), plan.rows):
-        part = slice(start, start + plan.rows)
-        y = space.bound_rows("gallery", first[part], wide)
-        squared = torch.addmm(_squares(y) * (1 - gamma), x, y.T, alpha=-2)
-        squared += _squares(x)[:, None] * (1 - gamma)
-        within[:, part] = space.lower_gap(squared, wide) <= reach[:, None]
-    distances = torch.full(within.shape, torch.inf, dtype=space.bound_dtype, device=rows.device)
-    if space.distance == "cosine":
-        undirected = (space.query_norms[rows] == 0)[:, None] | (space.gallery_norms[first] == 0)
-        distances[undirected] = 1.0
-        within &= ~undirected
-    near, far = within.nonzero(as_tuple=True)
-    pairs = space.measure(rows[near], first[far][:, None], chunk=plan.pairs)
-    distances[near, far] = pairs.distance[:, 0]
-    distances = distances[:, place]
-    excluded.apply_(distances, rows, slice(0, len(space.gallery)))
-    values, columns = exact_smallest(distances, plan.k)
-    return columns, values
 
 
 def count_relevant(query_labels: Tensor, gallery_labels: Tensor, exclude: Exclusion = NOTHING) -> Tensor:

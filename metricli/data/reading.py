@@ -31,6 +31,7 @@ COLUMNS = (
     "is_gallery",
     "category",
     "sequence",
+    "ignore",
     "x_1",
     "x_2",
     "y_1",

@@ -155,7 +155,7 @@ def check_queries(subject: Subject) -> Iterator[Finding]:
                 f"{counted(len(rows), 'query', ('has', 'have'))} no match in the gallery ({say_rows(rows)})"
             )
             other = "another image of the label" + ("" if sequences is None else " from another sequence")
-            message = f"{what} and will be left out of the metrics: put {other} there"
+            message = f"{what}, see validation.unmatched: put {other} there"
             yield finding("warning", "query-without-match", rows, message)
 
 

@@ -36,8 +36,9 @@ class Subject:
 
     @cached_property
     def judged(self) -> NDArray[np.bool_]:
-        """(N,) rows of the judged split."""
-        return self.table.in_split(self.split)
+        """(N,) rows of the judged split, but for those to be ignored."""
+        inside = self.table.in_split(self.split)
+        return inside & ~self.table.ignored if self.has("ignore") else inside
 
     def first(self, name: str, rows: Rows0) -> list[str]:
         """The values of a column at the first of these rows, as many as are shown."""

@@ -48,7 +48,11 @@ class Rows:
     sequences: NDArray[Any]
     """(N,) str, "" for none."""
     is_query: NDArray[np.bool_]
+    """(N,) false on ignored rows."""
     is_gallery: NDArray[np.bool_]
+    """(N,) false on ignored rows."""
+    ignored: NDArray[np.bool_]
+    """(N,) junk: neither judged nor found."""
     boxes: NDArray[np.int32] | None
     """(N, 4) left, top, right, bottom in pixels, -1 for none; None if no row of the table has a box."""
 
@@ -110,13 +114,19 @@ class Table:
         return {}
 
     def flags(self, name: str) -> NDArray[np.int8]:
-        """`is_query` or `is_gallery` (N,): 1 true, 0 false, `FLAG_EMPTY`, or `FLAG_BAD` for other words."""
+        """A column of flags (N,): 1 true, 0 false, `FLAG_EMPTY`, or `FLAG_BAD` for other words."""
         if name not in self._flags:
             if name in self.text:
                 self._flags[name] = _FLAG_VALUES[match_words(self.text[name], _FLAGS)]
             else:
                 self._flags[name] = np.full(self.rows, FLAG_EMPTY, dtype=np.int8)
         return self._flags[name]
+
+    @cached_property
+    def ignored(self) -> NDArray[np.bool_]:
+        """(N,) rows that are junk: evaluation neither asks for them nor finds them."""
+        ignored: NDArray[np.bool_] = self.flags("ignore") == 1
+        return ignored
 
     @cached_property
     def boxes(self) -> Boxes:
@@ -152,8 +162,9 @@ class Table:
             labels=self.strings("label")[inside],
             categories=self.strings("category")[inside],
             sequences=self.strings("sequence")[inside],
-            is_query=self.flags("is_query")[inside] == 1,
-            is_gallery=self.flags("is_gallery")[inside] == 1,
+            is_query=(self.flags("is_query")[inside] == 1) & ~self.ignored[inside],
+            is_gallery=(self.flags("is_gallery")[inside] == 1) & ~self.ignored[inside],
+            ignored=self.ignored[inside],
             boxes=None if boxes is None else boxes[inside],
         )
 

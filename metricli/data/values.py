@@ -104,13 +104,13 @@ def _meant(word: str) -> str | None:
 
 
 def check_flags(subject: Subject) -> Iterator[Finding]:
-    """`bad-flag`, `flags-missing`, `flags-on-train`, `unused-row`."""
+    """`bad-flag`, `flags-missing`, `flags-on-train`, `ignored-row`, `unused-row`."""
     if subject.need == "predict":
         return
     table = subject.table
     query, gallery = table.flags("is_query"), table.flags("is_gallery")
-    for name, flags in (("is_query", query), ("is_gallery", gallery)):
-        rows = np.flatnonzero(flags == FLAG_BAD)
+    for name in ("is_query", "is_gallery", "ignore"):
+        rows = np.flatnonzero(table.flags(name) == FLAG_BAD)
         if len(rows):
             what = f"{counted(len(rows), 'row', _HAVE)} an {name} that is neither true nor false"
             message = (
@@ -129,6 +129,8 @@ def check_flags(subject: Subject) -> Iterator[Finding]:
         yield finding(
             "warning", "unused-row", rows, f"{what} ({say_rows(rows)}): nothing will be asked of them"
         )
+    if subject.has("ignore"):
+        yield from _ignored(subject)
     if subject.need == "train":
         rows = np.flatnonzero((table.split_codes == 0) & ((query > FLAG_EMPTY) | (gallery > FLAG_EMPTY)))
         if len(rows):
@@ -136,6 +138,20 @@ def check_flags(subject: Subject) -> Iterator[Finding]:
             yield finding(
                 "warning", "flags-on-train", rows, f"{what} ({say_rows(rows)}): they are not used there"
             )
+
+
+def _ignored(subject: Subject) -> Iterator[Finding]:
+    ignored = subject.table.ignored
+    rows = np.flatnonzero(ignored & subject.table.in_split(subject.split))
+    if len(rows):
+        what = f"{counted(len(rows), f'{_adjective(subject)}row', ('is', 'are'))} ignored ({say_rows(rows)})"
+        yield finding("warning", "ignored-row", rows, f"{what}: neither asked for nor found")
+    rows = np.flatnonzero(ignored & (subject.table.split_codes == 0))
+    if len(rows) and subject.need == "train":
+        what = f"{counted(len(rows), 'train row', _HAVE)} ignore set ({say_rows(rows)})"
+        does = "it concerns evaluation alone, and they are trained on; take them out if they are bad"
+        message = f"{what}: {does}"
+        yield finding("warning", "flags-on-train", rows, message)
 
 
 def _adjective(subject: Subject) -> str:

@@ -16,7 +16,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState
 
 from metricli.errors import Interrupted, ResourceError, UsageError, WorkerError
-from metricli.reports import Reporter
+from metricli.reporter import Reporter
 from metricli.specs.data import ComputeSpec
 
 Precision = Literal["fp32", "fp16", "bf16", "fp64"]

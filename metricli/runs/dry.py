@@ -10,7 +10,8 @@ from typing import Any
 import torch
 
 from metricli.components.dataset import Batch, image_loader
-from metricli.reports import DryRunReport, Reporter
+from metricli.reporter import Reporter
+from metricli.reports import DryRunReport
 from metricli.runs.context import Context, open_context
 from metricli.runs.embed import refuse_bad, refuse_empty
 from metricli.runs.learner import Learner, build_learner

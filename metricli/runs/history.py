@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from metricli.errors import CheckpointError, UsageError
-from metricli.reports import OVERALL, Metrics, TrainReport
+from metricli.reports import OVERALL, Intervals, Metrics, TrainReport
 from metricli.runs.checkpoints import read_last, save_last
 from metricli.runs.directory import RunDirectory
 from metricli.runs.learner import Learner
@@ -24,6 +24,9 @@ _FREE = (
     "prediction.",
     "training.log_every_steps",
     "training.num_workers",
+    "validation.bootstrap.",
+    "validation.per_query",
+    "validation.search.budget_mb",
     "validation.batch_size",
     "validation.num_workers",
 )
@@ -45,6 +48,7 @@ class Progress:
     best_epoch: int = 0
     best_value: float | None = None
     best_metrics: Metrics = field(default_factory=dict)
+    best_intervals: Intervals = field(default_factory=dict)
     stale: int = 0
     """Validations since the best."""
     stopped: str = ""
@@ -152,6 +156,8 @@ def report(run: RunDirectory, spec: TrainSpec, progress: Progress, warnings: lis
     """The report of a run that is over."""
     return TrainReport(
         metrics=progress.best_metrics,
+        intervals=progress.best_intervals,
+        confidence=spec.validation.bootstrap.confidence,
         run_dir=run.path,
         best_ckpt=run.best,
         last_ckpt=run.last,

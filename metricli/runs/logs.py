@@ -7,7 +7,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
 
-from metricli.reports import OVERALL, Reporter
+from metricli.reporter import Reporter
+from metricli.reports import OVERALL
 from metricli.runs.directory import RunDirectory
 from metricli.specs.kinds import Logger, LoggerSpec
 

@@ -13,7 +13,7 @@ from metricli.components.dataset import ImageDataset
 from metricli.data.checks import check_table, require_sound
 from metricli.data.table import Need, Rows, Table, read_table
 from metricli.errors import DataError, UsageError
-from metricli.reports import Reporter
+from metricli.reporter import Reporter
 from metricli.runs.checkpoints import BestCheckpoint, replace_data, spec_of
 from metricli.runs.context import Context
 from metricli.specs.data import DataSpec
@@ -24,16 +24,32 @@ from metricli.specs.train import TrainSpec
 from metricli.specs.validate import InferenceSpec
 
 
+_OF_QUERIES = ("no-queries", "query-without-match", "query-finds-itself")
+"""Findings that do not concern a table whose gallery alone is searched."""
+
+
 def open_table(
-    data: DataSpec, need: Need, reporter: Reporter, split: str = "validation"
+    data: DataSpec,
+    need: Need,
+    reporter: Reporter,
+    split: str = "validation",
+    *,
+    images: bool = True,
+    queries: bool = True,
 ) -> tuple[Table, list[str]]:
     """Read and check the table, judging the queries of `split`; its warnings are said and given back.
+
+    With `images` False no image is looked for; with `queries` False the table is a gallery alone.
 
     Raises:
         DataError: it cannot be read, or has errors.
     """
     table = read_table(data.table, root=data.root, need=need)
-    findings = check_table(table, need=need, allow_outside_root=data.allow_outside_root, split=split)
+    findings = check_table(
+        table, need=need, files=images, allow_outside_root=data.allow_outside_root, split=split
+    )
+    if not queries:
+        findings = [finding for finding in findings if finding.code not in _OF_QUERIES]
     warnings = [finding.message for finding in require_sound(findings, data.table)]
     for message in warnings:
         reporter.warn(message)

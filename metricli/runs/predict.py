@@ -12,7 +12,8 @@ from metricli.components.tensorfile import file_sha256
 from metricli.data.checks import check_table, require_sound
 from metricli.data.table import Table, folder_table
 from metricli.errors import DataError, ResourceError, UsageError
-from metricli.reports import PredictReport, Reporter
+from metricli.reporter import Reporter
+from metricli.reports import PredictReport
 from metricli.runs.checkpoints import read_best
 from metricli.runs.context import open_context
 from metricli.runs.directory import find_checkpoint
@@ -26,7 +27,7 @@ from metricli.runs.parts import (
     require_data,
     take_split,
 )
-from metricli.runs.validate import skipped_paths
+from metricli.runs.embedding import skipped_paths
 from metricli.specs.data import DataSpec
 from metricli.specs.load import Loaded, Source
 from metricli.specs.predict import PredictSpec

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from metricli.errors import UsageError
-from metricli.reports import Reporter, TrainReport
+from metricli.reporter import Reporter
+from metricli.reports import TrainReport
 from metricli.runs.checkpoints import read_last
 from metricli.runs.directory import RUNS, RunDirectory, new_run_directory, newest_run
 from metricli.runs.history import Progress, refuse_other_spec, report

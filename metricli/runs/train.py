@@ -5,17 +5,20 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from metricli.components.dataset import Batch
 from metricli.data.table import Rows, Table
 from metricli.errors import DataError
-from metricli.reports import OVERALL, Metrics, Reporter, TrainReport
+from metricli.reporter import Reporter
+from metricli.reports import OVERALL, Intervals, Metrics, TrainReport
 from metricli.runs.checkpoints import save_best
 from metricli.runs.context import Context, StopFlag, open_context, stop_on_signals
 from metricli.runs.directory import RunDirectory
 from metricli.runs.embed import refuse_bad, refuse_empty
+from metricli.runs.embedding import embed_rows, images_of, row_loader, skipped_paths
 from metricli.runs.evaluate import evaluate_rows
 from metricli.runs.history import (
     Progress,
@@ -28,9 +31,10 @@ from metricli.runs.history import (
 from metricli.runs.learner import Learner, build_learner
 from metricli.runs.logs import Logs, Transcript
 from metricli.runs.parts import image_dataset, open_table
+from metricli.runs.protocol import Judged, require_one_dimension
 from metricli.runs.resuming import choose_run, finished_report
 from metricli.runs.trainset import TrainSet, build_train_set
-from metricli.runs.validate import embed_rows, row_loader, skipped_paths
+from metricli.runs.validate import gallery_of
 from metricli.specs.load import Loaded, check_spec
 from metricli.specs.train import TrainSpec
 
@@ -60,6 +64,10 @@ def train(
         label_to_category=data.label_to_category,
         steps_per_epoch=data.steps_per_epoch,
     )
+    rows = table.split("validation")
+    gallery = gallery_of(spec.validation, table, rows, "validation", reporter)
+    if gallery is not None:
+        require_one_dimension(int(learner.extractor.dim), gallery)  # type: ignore[arg-type]
     with run.locked():
         if resuming:
             progress = restore(run, learner, data)
@@ -72,8 +80,7 @@ def train(
         reporter.write_to(run.log)
         reporter.say(said)
         with Logs(run, spec.loggers, reporter) as logs, stop_on_signals() as stop:
-            rows = table.split("validation")
-            training = Training(loaded, context, data, learner, rows, run, progress, logs, warnings)
+            training = Training(loaded, context, data, learner, rows, run, progress, logs, warnings, gallery)
             training.run(stop)
     return report(run, spec, progress, warnings)
 
@@ -92,18 +99,22 @@ class Training:
         progress: Progress,
         logs: Logs,
         warnings: list[str],
+        gallery: Judged | None,
     ) -> None:
         self.loaded, self.spec, self.context, self.data = loaded, loaded.spec, context, data
         self.learner, self.run_dir, self.progress, self.logs = learner, run, progress, logs
         self.reporter, self.warnings = context.reporter, warnings
         self.eval_transform = self.spec.transforms.eval.build()
         self.validation_rows = validation_rows
+        self.intervals: Intervals = {}
         if self.spec.training.freeze_epochs:
             self.reporter.say(
                 f"the backbone is frozen in the first {self.spec.training.freeze_epochs} epochs"
             )
         dataset = image_dataset(validation_rows, self.eval_transform, self.spec.data)
         self.validation_loader = row_loader(context, dataset, self.spec.validation)
+        self.images = partial(images_of, dataset, context.device)
+        self.gallery = gallery
 
     def warn(self, message: str) -> None:
         """Say a warning and keep it for the report."""
@@ -201,16 +212,18 @@ class Training:
 
     def validate(self) -> Metrics:
         """Judge the validation rows; no metrics if there are none."""
+        self.intervals = {}
         if len(self.validation_rows) == 0:
             return {}
         rows, validation = self.validation_rows, self.spec.validation
-        embeddings, readable, skipped = embed_rows(
-            self.context, self.learner.extractor, self.validation_loader, self.spec.data
+        judged, skipped = embed_rows(
+            self.context, self.learner.extractor, rows, self.validation_loader, self.spec.data
         )
-        found = evaluate_rows(embeddings, rows, validation, self.reporter, readable=readable)
+        found = evaluate_rows(judged, validation, self.reporter, other=self.gallery, images=self.images)
         paths = skipped_paths(rows, skipped, self.reporter)
         self.progress.skipped += [path for path in paths if path not in self.progress.skipped]
         self.warnings += [message for message in found.warnings if message not in self.warnings]
+        self.intervals = found.intervals
         return found.metrics
 
     def judge(self, metrics: Metrics, loss: float) -> None:
@@ -221,11 +234,14 @@ class Training:
             better = progress.best_value is None
             if better:
                 progress.best_epoch, progress.best_metrics = progress.epoch + 1, metrics
+                progress.best_intervals = self.intervals
             if metrics:
                 self.warn_once(f"{self.spec.validation.monitor} is not defined, for no query has a match")
         else:
             self.learner.tell_schedule(-value if lower else value)
             better = progress.judge(value, metrics, lower=lower, min_delta=self.spec.training.min_delta)
+            if better:
+                progress.best_intervals = self.intervals
         if better:
             save_best(
                 self.run_dir.best,

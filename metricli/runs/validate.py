@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from metricli.components.dataset import ImageDataset
-from metricli.data.table import Rows
+from metricli.data.table import Rows, Table
 from metricli.errors import DataError, UsageError
-from metricli.reports import Reporter, ValidateReport
+from metricli.reporter import Reporter
+from metricli.reports import ValidateReport
+from metricli.runs.against import compared, open_other, protocol_document
 from metricli.runs.checkpoints import read_best
-from metricli.runs.context import Context, open_context
+from metricli.runs.context import open_context
 from metricli.runs.directory import find_checkpoint
-from metricli.runs.embed import RowLoader, embed
+from metricli.runs.embedding import embed_rows, images_of, row_loader, skipped_paths
 from metricli.runs.evaluate import Evaluation, evaluate_rows
 from metricli.runs.parts import (
     image_dataset,
@@ -26,6 +30,8 @@ from metricli.runs.parts import (
     require_data,
     take_split,
 )
+from metricli.runs.per_query import write_per_query
+from metricli.runs.protocol import Judged
 from metricli.runs.saved_features import read_features
 from metricli.specs.data import DataSpec
 from metricli.specs.load import Loaded, Source
@@ -39,6 +45,7 @@ def validate(
     overrides: tuple[str, ...],
     ckpt: str | Path | None,
     features: str | Path | None,
+    against: str | Path | None,
     data: dict[str, str],
     split: str,
     require: tuple[str, ...],
@@ -63,24 +70,53 @@ def validate(
     loaded: Loaded[ValidateSpec] = load_inference(source, best, ValidateSpec, data, overrides)
     spec = loaded.spec
     _require_metrics(spec.validation, require)
+    other = None if against is None else open_other(Path(against))
     block = require_data(spec)
-    table, warnings = open_table(block, "evaluate", reporter, split)
+    table, warnings = open_table(block, "evaluate", reporter, split, images=features is None)
     rows = take_split(table, split)
+    gallery = gallery_of(spec.validation, table, rows, split, reporter)
+    skipped: list[int] = []
     if features is not None:
         embeddings, readable = read_features(Path(features), table, rows)
-        origin, skipped = str(features), np.flatnonzero(~readable).tolist()
+        judged, origin, images = Judged(rows, embeddings, readable), str(features), None
+        skipped = np.flatnonzero(~readable).tolist()
     else:
         context = open_context(spec.compute, reporter)
         extractor, origin = inference_extractor(spec, best, context)
         dataset = image_dataset(rows, spec.transforms.eval.build(), block)
-        loader = row_loader(context, dataset, spec.validation)
-        embeddings, readable, skipped = embed_rows(context, extractor, loader, block)
-    found = evaluate_rows(embeddings, rows, spec.validation, reporter, readable=readable)
+        judged, skipped = embed_rows(
+            context, extractor, rows, row_loader(context, dataset, spec.validation), block
+        )
+        images = partial(images_of, dataset, context.device)
+    found = evaluate_rows(judged, spec.validation, reporter, other=gallery, images=images)
     paths = skipped_paths(rows, skipped, reporter)
-    return _report(found, spec.validation, split, origin, warnings, started, paths)
+    report = validate_report(found, spec.validation, split, origin, warnings, started, paths)
+    if other is None:
+        return report
+    comparison = compared(other, found, origin, report.protocol, spec, table, reporter)
+    return replace(report, comparison=comparison, seconds=time.monotonic() - started)
 
 
-def _report(
+def gallery_of(
+    validation: ValidationSpec, table: Table, rows: Rows, split: str, reporter: Reporter
+) -> Judged | None:
+    """The gallery that has saved features of its own, if the spec names one.
+
+    Raises:
+        DataError: its table or its features do not fit.
+    """
+    if validation.gallery_features is None:
+        return None
+    if validation.gallery_table is not None:
+        block = DataSpec(table=validation.gallery_table)
+        table, _ = open_table(block, "evaluate", reporter, split, images=False, queries=False)
+        rows = take_split(table, split)
+    embeddings, readable = read_features(Path(validation.gallery_features), table, rows)
+    reporter.say(f"gallery: {int(readable.sum())} saved features of {validation.gallery_features}")
+    return Judged(rows, embeddings, readable)
+
+
+def validate_report(
     found: Evaluation,
     validation: ValidationSpec,
     split: str,
@@ -89,17 +125,43 @@ def _report(
     started: float,
     skipped: list[str],
 ) -> ValidateReport:
+    """The report of an evaluation."""
+    protocol = found.protocol
+    document = protocol_document(found, validation)
     return ValidateReport(
         metrics=found.metrics,
         split=split,
-        queries=found.queries,
-        gallery=found.gallery,
-        queries_without_match=found.queries_without_match,
+        queries=len(protocol.queries),
+        gallery=len(protocol.gallery),
+        queries_without_match=len(found.unmatched),
         distance=validation.distance,
         embeddings=origin,
         skipped=skipped,
         warnings=[*warnings, *found.warnings],
         seconds=time.monotonic() - started,
+        intervals=found.intervals,
+        confidence=validation.bootstrap.confidence,
+        thresholds=found.thresholds,
+        unmatched=found.unmatched,
+        ignored=int(protocol.judged.rows.ignored.sum()),
+        search="exact" if validation.search.index is None else f"approximate ({validation.search.index})",
+        protocol=document,
+        write=partial(_write, found, validation.per_query),
+    )
+
+
+def _write(found: Evaluation, kind: Literal["parquet", "csv"], folder: Path) -> None:
+    protocol = found.protocol
+    write_per_query(
+        folder,
+        kind,
+        rows=protocol.judged.rows,
+        queries=protocol.queries,
+        gallery=protocol.gallery,
+        values=found.per_query,
+        num_relevant=protocol.num_relevant,
+        result=found.result,
+        gallery_rows=None if protocol.other is None else protocol.gallery_rows,
     )
 
 
@@ -129,9 +191,8 @@ def evaluate(
     """
     started = time.monotonic()
     validation = validation or ValidationSpec()
-    found, warnings = open_table(
-        DataSpec(table=str(table), root=None if root is None else str(root)), "evaluate", reporter, split
-    )
+    block = DataSpec(table=str(table), root=None if root is None else str(root))
+    found, warnings = open_table(block, "evaluate", reporter, split, images=False)
     rows = take_split(found, split)
     if isinstance(embeddings, np.ndarray):  # torch takes neither negative strides nor foreign byte orders
         embeddings = np.ascontiguousarray(embeddings, dtype=embeddings.dtype.newbyteorder("="))
@@ -143,37 +204,7 @@ def evaluate(
         )
     if not bool(torch.isfinite(tensor).all()):
         raise DataError("the embeddings hold NaN or infinity")
-    judged = evaluate_rows(tensor, rows, validation, reporter, readable=np.ones(len(rows), dtype=bool))
-    return _report(judged, validation, split, "memory", warnings, started, [])
-
-
-def row_loader(context: Context, dataset: ImageDataset, validation: ValidationSpec) -> RowLoader:
-    """The loader of the rows to judge."""
-    return RowLoader(context, dataset, batch_size=validation.batch_size, num_workers=validation.num_workers)
-
-
-def embed_rows(
-    context: Context, extractor: nn.Module, loader: RowLoader, data: DataSpec
-) -> tuple[Tensor, np.ndarray, list[int]]:
-    """Embeddings (N, D) of all rows on the device, which rows (N,) were readable, and those that were not."""
-    count = len(loader.dataset)
-    held: list[Tensor] = []
-
-    def keep(rows: np.ndarray, found: Tensor) -> None:
-        if not held:
-            held.append(torch.zeros(count, found.shape[1], dtype=found.dtype, device=found.device))
-        held[0][torch.from_numpy(rows).to(found.device)] = found
-
-    skipped = embed(context, extractor, loader, keep, data=data, name="embed")
-    readable = np.ones(count, dtype=bool)
-    readable[skipped] = False
-    return held[0] if held else torch.zeros(count, 1), readable, skipped
-
-
-def skipped_paths(rows: Rows, skipped: list[int], reporter: Reporter) -> list[str]:
-    """The paths of skipped rows, counted aloud."""
-    paths = [str(rows.paths[row]) for row in skipped]
-    if paths:
-        shown = ", ".join(map(repr, paths[:3])) + (", ..." if len(paths) > 3 else "")
-        reporter.warn(f"{len(paths)} of {len(rows)} images could not be read and were skipped: {shown}")
-    return paths
+    judged = Judged(rows, tensor, np.ones(len(rows), dtype=bool))
+    gallery = gallery_of(validation, found, rows, split, reporter)
+    result = evaluate_rows(judged, validation, reporter, other=gallery)
+    return validate_report(result, validation, split, "memory", warnings, started, [])

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
     from torch.optim import Optimizer
 
+    from metricli.core.rankings import Rankings
     from metricli.data.facts import TableFacts
 
 __all__ = [
@@ -181,10 +182,10 @@ class SchedulerSpec(PluginSpec, kind="schedulers", singular="scheduler"):
 
 
 class PostprocessorSpec(PluginSpec, kind="postprocessors", singular="postprocessor"):
-    """Changes search results before the metrics are taken."""
+    """Changes the rankings before the metrics are taken."""
 
-    def build(self) -> Callable[..., Any]:
-        """A callable `(result: SearchResult, *, queries, gallery, distance) -> SearchResult`."""
+    def build(self) -> Callable[[Rankings], Rankings]:
+        """A callable from `core.rankings.Rankings` to Rankings; what stands in its `notes` after is said."""
         raise NotImplementedError
 
 

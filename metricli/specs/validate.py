@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
-from metricli.specs.base import SpecModel, error_at, spec_error
+from metricli.core.catalogue import metric_names, metric_of
+from metricli.specs.base import SpecModel, SpecPath, error_at, spec_error
 from metricli.specs.data import ComputeSpec, DataSpec, Workers
 from metricli.specs.kinds import ExtractorSpec, PostprocessorSpec, TransformSpec
 from metricli.specs.plugin import named
@@ -15,13 +16,19 @@ from metricli.specs.suggest import did_you_mean
 if TYPE_CHECKING:
     from metricli.data.facts import TableFacts
 
-LOWER_IS_BETTER = ("fnmr", "eer", "loss")
 LOSS = "loss"
 
 
 def lower_is_better(metric: str) -> bool:
     """The direction of a metric, by its name."""
-    return metric.split("@")[0] in LOWER_IS_BETTER
+    known = metric_of(metric)
+    return metric == LOSS or (known is not None and known.lower_is_better)
+
+
+def is_bounded(metric: str) -> bool:
+    """Whether a metric lies between 0 and 1, by its name."""
+    known = metric_of(metric)
+    return known is not None and known.bounded
 
 
 def _ks(values: list[int]) -> list[int]:
@@ -33,26 +40,81 @@ def _ks(values: list[int]) -> list[int]:
     return values
 
 
+def _shares(values: list[float]) -> list[float]:
+    for share in values:
+        if not 0 < share < 1:
+            raise spec_error(f"must lie between 0 and 1, got {share:g}")
+    if len(set(values)) < len(values):
+        raise spec_error(f"a value is given twice: {values}")
+    return values
+
+
 Ks = Annotated[list[int], AfterValidator(_ks)]
+Shares = Annotated[list[float], AfterValidator(_shares)]
 
 
 class MetricsSpec(SpecModel):
-    """Which metrics to take, and at which k."""
+    """Which metrics to take, and at which k; docs/metrics.md defines them."""
 
     cmc: Ks = Field([1, 5, 10], description="any relevant item within the first k")
     precision: Ks = Field([5], description="relevant items within the first k / k")
     precision_capped: Ks = Field([], description="relevant items within the first k / min(k, relevant items)")
+    recall: Ks = Field([], description="relevant items within the first k / relevant items")
     map: Ks = Field([5], description="average precision within the first k, over min(k, relevant items)")
     map_hits: Ks = Field([], description="average precision within the first k, over the hits found")
+    ndcg: Ks = Field([], description="discounted cumulative gain within the first k, over the best possible")
     map_r: bool = Field(
         True, description="average precision within the first R, R the number of relevant items"
     )
+    r_precision: bool = Field(False, description="relevant items within the first R / R")
+    mrr: bool = Field(False, description="1 / rank of the first relevant item")
+    minp: bool = Field(False, description="relevant items / rank of the last of them")
+    fnmr: Shares = Field(
+        [], description="share of genuine pairs rejected where so large a share of impostor pairs is accepted"
+    )
+    tar: Shares = Field([], description="share of genuine pairs accepted there")
+    eer: bool = Field(
+        False, description="error rate at the threshold where both kinds of error are as frequent"
+    )
+    roc_auc: bool = Field(False, description="chance that a genuine pair is nearer than an impostor pair")
+    pcf: Shares = Field(
+        [], description="share of principal components that explain such a share of the variance"
+    )
+    effective_rank: bool = Field(False, description="effective number of dimensions that the embeddings use")
+    alignment: bool = Field(
+        False, description="mean squared distance of two images of a label, on unit length"
+    )
+    uniformity: bool = Field(False, description="log mean Gaussian potential of all pairs, on unit length")
+    hubness: Ks = Field([], description="skewness of how often an item is among the first k of a query")
 
     def names(self) -> list[str]:
         """The names that the metrics print as, such as `cmc@1` and `map@r`."""
-        listed = ("cmc", "precision", "precision_capped", "map", "map_hits")
-        found = [f"{metric}@{k}" for metric in listed for k in getattr(self, metric)]
-        return found + (["map@r"] if self.map_r else [])
+        return metric_names(self.model_dump())
+
+
+class SearchSpec(SpecModel):
+    """How the gallery is searched."""
+
+    index: str | None = Field(
+        None,
+        description="null: exact; else a faiss factory string such as HNSW32 or IVF1024,Flat: approximate, "
+        "and said so (needs metricli[faiss])",
+    )
+    nprobe: int | None = Field(None, ge=1, description="cells of an IVF index to look into")
+    budget_mb: float = Field(64, gt=0, description="working memory of the exact search, in MB")
+
+    @model_validator(mode="after")
+    def _nprobe_of_an_index(self) -> Self:
+        if self.nprobe is not None and (self.index is None or "IVF" not in self.index):
+            raise error_at(("nprobe",), "is for an IVF index alone; remove it, or set index: IVF1024,Flat")
+        return self
+
+
+class BootstrapSpec(SpecModel):
+    """Confidence intervals: labels are drawn again and again, with all their queries."""
+
+    samples: int = Field(1000, ge=0, description="draws; 0: no intervals")
+    confidence: float = Field(0.95, gt=0, lt=1, description="share of the draws that an interval holds")
 
 
 class ValidationSpec(SpecModel):
@@ -65,7 +127,28 @@ class ValidationSpec(SpecModel):
     num_workers: Workers = None
     metrics: MetricsSpec = Field(default_factory=MetricsSpec, description="metrics and their k")
     distance: Literal["cosine", "euclidean"] = Field("cosine", description="distance between embeddings")
-    postprocessors: list[PostprocessorSpec] = Field([], description="applied to the search results, in order")
+    search_within: Literal["category"] | None = Field(
+        None, description="`category`: a query searches the gallery items of its own category only"
+    )
+    unmatched: Literal["skip", "zero", "error"] = Field(
+        "skip",
+        description="queries without a match: left out of the means, counted as 0 in each, or refused; "
+        "counted and listed in any case",
+    )
+    search: SearchSpec = Field(default_factory=SearchSpec, description="how the gallery is searched")
+    postprocessors: list[PostprocessorSpec] = Field([], description="applied to the rankings, in order")
+    gallery_features: SpecPath | None = Field(
+        None,
+        description="judge queries against saved features instead of the gallery's own embeddings, such as "
+        "those of the model before",
+    )
+    gallery_table: SpecPath | None = Field(
+        None, description="the table of gallery_features; null: the table that is judged"
+    )
+    bootstrap: BootstrapSpec = Field(default_factory=BootstrapSpec, description="confidence intervals")
+    per_query: Literal["parquet", "csv"] = Field(
+        "parquet", description="format of the values of each query that `validate --out` writes"
+    )
     monitor: str = Field(
         "map@r", description="the metric that chooses best.ckpt and stops early; `loss` is the train loss"
     )
@@ -74,6 +157,12 @@ class ValidationSpec(SpecModel):
     def _some_metric(self) -> Self:
         if not self.metrics.names():
             raise error_at(("metrics",), "no metric is asked for; give at least one, such as cmc: [1]")
+        return self
+
+    @model_validator(mode="after")
+    def _table_of_features(self) -> Self:
+        if self.gallery_table is not None and self.gallery_features is None:
+            raise error_at(("gallery_table",), "is the table of gallery_features, which is not given")
         return self
 
     def unjudged(self, table: TableFacts | None) -> bool:

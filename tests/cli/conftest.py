@@ -91,13 +91,24 @@ VALIDATE_KEYS = [
     "skipped",
     "warnings",
     "seconds",
+    "intervals",
+    "confidence",
+    "thresholds",
+    "unmatched",
+    "ignored",
+    "search",
+    "protocol",
+    "comparison",
 ]
 
 
-def metrics_text(metrics: dict[str, dict[str, float]]) -> str:
-    """The table of metrics as it is printed in a pipe."""
+def metrics_text(report: Any) -> str:
+    """The table of metrics as it is printed in a pipe: values, and their intervals below."""
     rows = [["", *METRICS]]
-    rows += [[name, *(f"{row[metric]:.4f}" for metric in METRICS)] for name, row in metrics.items()]
+    for name, row in report.metrics.items():
+        rows.append([name, *(f"{row[metric]:.4f}" for metric in METRICS)])
+        found = report.intervals[name]
+        rows.append(["  95%", *("{:.3f}..{:.3f}".format(*found[metric]) for metric in METRICS)])
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "".join(
         "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip() + "\n"

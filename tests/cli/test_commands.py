@@ -20,6 +20,8 @@ TRAIN_KEYS = [
     "skipped",
     "warnings",
     "seconds",
+    "intervals",
+    "confidence",
 ]
 PREDICT_KEYS = [
     "schema_version",
@@ -50,7 +52,7 @@ INSPECT_KEYS = ["schema_version", "table", "rows", "findings", "splits", "images
 def test_train_prints_its_report_on_stdout_and_its_progress_on_stderr(cli, spec, trained, tmp_path):
     done = cli("train", spec, "--run-dir", "run")
     assert done.code == 0
-    assert done.out == metrics_text(trained.metrics) + (
+    assert done.out == metrics_text(trained) + (
         f"best epoch  1 of 2 (cmc@1 {trained.monitor_value:.4f})\n"
         "best        run/checkpoints/best.ckpt\n"
         "last        run/checkpoints/last.ckpt\n"
@@ -101,8 +103,9 @@ def test_dry_run_tries_everything_and_writes_nothing(cli, spec, tmp_path):
 def test_validate(cli, trained):
     done = cli("validate", "--ckpt", trained.best_ckpt)
     assert (done.code, done.err) == (0, "")
-    assert done.out == metrics_text(trained.metrics) + (
-        "90 queries (0 without match), 90 gallery rows; cosine distance; split validation; "
+    assert done.out == metrics_text(trained) + (
+        "95% intervals: bootstrap over labels; too narrow where there are fewer than 10\n"
+        "90 queries (0 without match), 90 gallery rows; cosine distance, exact search; split validation; "
         f"embeddings: {trained.best_ckpt}\n"
     )
 

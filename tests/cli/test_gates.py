@@ -38,7 +38,7 @@ def test_fail_under(cli, trained, gate, code):
     )
     said = cli("validate", "--ckpt", trained.best_ckpt, *words)
     assert (said.code, said.err) == (8, done.err)
-    assert said.out.startswith(metrics_text(trained.metrics))
+    assert said.out.startswith(metrics_text(trained))
 
 
 @pytest.mark.parametrize(
@@ -66,7 +66,7 @@ def test_a_gate_of_an_unknown_category_fails_after_the_metrics(cli, trained):
     message = "--fail-under: no category 'moon'; there are: OVERALL, glyph, polygon, ring, star"
     done = cli(*words)
     assert (done.code, done.err) == (2, f"error: {message}\n")
-    assert done.out.startswith(metrics_text(trained.metrics))
+    assert done.out.startswith(metrics_text(trained))
     done = cli(*words, "--json")
     assert (done.code, done.err) == (2, f"error: {message}\n")
     assert done.json["metrics"] == trained.metrics
@@ -87,16 +87,16 @@ def test_a_failed_gate_shows_digits_that_tell_value_and_limit_apart(value, limit
 
 
 def test_metrics_that_cannot_be_written_are_shown(cli, trained, monkeypatch):
-    from metricli.cli import gates
     from metricli.errors import ResourceError
+    from metricli.reports import ValidateReport
 
-    def full(folder, report):
+    def full(report, folder):
         raise ResourceError("cannot write 'm/metrics.json': disk full")
 
-    monkeypatch.setattr(gates, "write_metrics", full)
+    monkeypatch.setattr(ValidateReport, "save", full)
     done = cli("validate", "--ckpt", trained.best_ckpt, "--out", "m")
     assert (done.code, done.err) == (7, "error: cannot write 'm/metrics.json': disk full\n")
-    assert done.out.startswith(metrics_text(trained.metrics))
+    assert done.out.startswith(metrics_text(trained))
 
 
 def test_a_folder_that_cannot_be_made_is_refused_before_the_work(refused, tmp_path):

@@ -82,7 +82,7 @@ def test_init_needs_two_train_labels(refused, tmp_path, split, what):
 
 
 def test_a_control_character_in_a_category_is_escaped():
-    from metricli.reports import format_metrics
+    from metricli.tables import format_metrics
 
     lines = format_metrics({"OVERALL": {"cmc@1": 1.0}, "a\x1b[31m\nb é": {"cmc@1": 0.5}}).splitlines()
     assert lines[2] == "a\\x1b[31m\\nb é  0.5000"

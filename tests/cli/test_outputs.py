@@ -121,7 +121,8 @@ def test_validate_writes_its_document_into_a_folder(cli, trained, tmp_path):
 
     done = cli("validate", "--ckpt", trained.best_ckpt, "--out", "made/here", "--json")
     assert done.code == 0
-    assert listing(tmp_path).keys() == {"made", "made/here", "made/here/metrics.json"}
+    files = {"made/here/metrics.json", "made/here/per_query.parquet"}
+    assert listing(tmp_path).keys() == {"made", "made/here", *files}
     assert json.loads((tmp_path / "made/here/metrics.json").read_text()) == done.json
 
 

@@ -146,6 +146,7 @@ def test_the_ci_script(spec, tmp_path):
         "runs",
         "best.ckpt",
         "metrics.json",
+        "per_query.parquet",
         "feats.npy",
         "feats.json",
         "feats.index.csv",

@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-import metricli.core.retrieval as retrieval
 from metricli.core.exclusion import Exclusion
 from metricli.core.ranking import exact_smallest, first_equal_rows
 from metricli.core.retrieval import count_relevant, search
+from metricli.core.settle import Settler
 
 TINY = 0.001
 
@@ -227,7 +227,7 @@ def test_magnitudes_whose_squares_leave_float32(size, distance):
 def test_spread_embeddings_never_need_the_second_look(monkeypatch):
     generator = torch.Generator().manual_seed(0)
     queries, gallery = (torch.randn(n, 32, generator=generator) for n in (50, 2000))
-    monkeypatch.setattr(retrieval, "_resolve", None)
+    monkeypatch.setattr(Settler, "_resolve", None)
     assert search(queries, gallery, k=10).indices.min() >= 0
 
 

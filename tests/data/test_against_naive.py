@@ -11,7 +11,7 @@ from metricli.data.checks import check_table
 from metricli.data.reading import BOX_COLUMNS
 from metricli.data.table import Table
 
-HEADER = ("label", "path", "split", "is_query", "is_gallery", "category", "sequence", *BOX_COLUMNS)
+HEADER = ("label", "path", "split", "is_query", "is_gallery", "category", "sequence", "ignore", *BOX_COLUMNS)
 LONG = "images/a_long_enough_folder/of_many_photographs_"
 OF_THE_TABLE = {"no-train-rows", "no-validation-rows", "no-queries", "empty-gallery"}
 OF_LABELS = {"label-in-two-splits", "label-in-two-categories"}
@@ -29,6 +29,7 @@ row = st.tuples(
     st.sampled_from([*FLAGS, "True "]),
     st.sampled_from(["", "food", "food ", "drink", "OVERALL", "a category of its own"]),
     st.sampled_from(["", "", "s", "t"]),
+    st.sampled_from(["", "", "", "0", "1", "1", "no"]),
     box,
 ).map(lambda cells: dict(zip(HEADER, (*cells[:-1], *cells[-1]), strict=True)))
 
@@ -38,7 +39,7 @@ def cell_rules(row: dict[str, str]) -> list[str]:
     sides = [row[name] for name in BOX_COLUMNS]
     flags = [row["is_query"], row["is_gallery"]]
     known = [FLAGS.get(flag, "bad") for flag in flags]
-    validation = row["split"] == "validation"
+    validation = judged(row)
     rules = {
         "empty-path": row["path"] == "",
         "empty-label": row["label"] == "",
@@ -46,12 +47,20 @@ def cell_rules(row: dict[str, str]) -> list[str]:
         "flags-missing": validation and flags == ["", ""],
         "unused-row": validation and not {True, "bad"} & set(known) and flags != ["", ""],
         "flags-on-train": row["split"] == "train" and bool({True, False} & set(known)),
+        "ignored-row": row["split"] == "validation" and row["ignore"] == "1",
         "reserved-category": row["category"] == "OVERALL",
         "partial-box": "" in sides and sides != [""] * 4,
         "bad-box": "" not in sides and sides != ["0", "0", "4", "4"],
         "path-outside-root": row["path"].split(os.sep)[0] == "..",
     }
-    return [code for code, wrong in rules.items() if wrong] + ["bad-flag"] * known.count("bad")
+    more = ["bad-flag"] * (known.count("bad") + (row["ignore"] == "no"))
+    more += ["flags-on-train"] * (row["split"] == "train" and row["ignore"] == "1")
+    return [code for code, wrong in rules.items() if wrong] + more
+
+
+def judged(row: dict[str, str]) -> bool:
+    """Whether evaluation looks at a row."""
+    return row["split"] == "validation" and row["ignore"] != "1"
 
 
 def drawn(row: dict[str, str]) -> list[str]:
@@ -87,22 +96,23 @@ def table_rules(row: dict[str, str], rows: list[dict[str, str]]) -> list[str]:
         other
         for other in own
         if other is not row
-        and other["split"] == "validation"
+        and judged(other)
         and FLAGS.get(other["is_gallery"]) is True
         and (row["sequence"] == "" or other["sequence"] != row["sequence"])
     ]
-    offered = any(r["split"] == "validation" and FLAGS.get(r["is_gallery"]) is True for r in rows)
+    offered = any(judged(r) and FLAGS.get(r["is_gallery"]) is True for r in rows)
     again = [
         other
         for other in rows
         if other is not row
+        and judged(other)
         and (other["path"], other["split"]) == (row["path"], row["split"])
         and drawn(other) == drawn(row)
         and FLAGS.get(other["is_gallery"]) is True
         and not (FLAGS.get(other["is_query"]) is True and FLAGS.get(row["is_gallery"]) is True)
         and (row["sequence"] == "" or other["sequence"] != row["sequence"])
     ]
-    asks = validation and FLAGS.get(row["is_query"]) is True
+    asks = judged(row) and FLAGS.get(row["is_query"]) is True
     rules = {
         "single-instance-label": row["split"] == "train" and splits["train"] == 1,
         "label-in-two-splits": validation and splits["train"] > 0,

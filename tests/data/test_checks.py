@@ -130,6 +130,23 @@ def test_flags_on_train_rows(check):
     expect(found["flags-on-train"], "warning", 2, [5, 6], message)
 
 
+def test_ignored_rows(check, table):
+    header = "label,path,split,is_query,is_gallery,ignore"
+    lines = [*with_more(SOUND, ","), "v,5.jpg,validation,1,1,true", "w,6.jpg,validation,,,1"]
+    found = check(*lines, "a,7.jpg,train,,,1", header=header)
+    assert set(found) == {"ignored-row", "flags-on-train"}
+    message = "2 validation rows are ignored (row 5, 6): neither asked for nor found"
+    expect(found["ignored-row"], "warning", 2, [5, 6], message)
+    message = (
+        "1 train row has ignore set (row 7): it concerns evaluation alone, and they are trained on; "
+        "take them out if they are bad"
+    )
+    expect(found["flags-on-train"], "warning", 1, [7], message)
+    rows = table(*lines, header=header).split("validation")
+    assert rows.ignored.tolist() == [False, False, True, True]
+    assert rows.is_query.tolist()[2:] == rows.is_gallery.tolist()[2:] == [False, False]
+
+
 def test_a_table_without_flag_columns_misses_them(check):
     found = check("a,1.jpg,train", "a,2.jpg,train", "v,3.jpg,validation", header="label,path,split")
     assert [(f.code, f.severity, f.rows) for f in found.values()] == [
@@ -157,7 +174,7 @@ def test_rows_to_judge_without_queries_or_gallery_are_refused(check, need, flags
 def test_query_without_a_match(check):
     found = check(*SOUND, "w,5.jpg,validation,1,1", "x,6.jpg,validation,1,0", "y,7.jpg,validation,0,1")
     message = (
-        "2 queries have no match in the gallery (row 5, 6) and will be left out of the metrics: "
+        "2 queries have no match in the gallery (row 5, 6), see validation.unmatched: "
         "put another image of the label there"
     )
     assert list(found) == ["query-without-match"]
@@ -173,7 +190,7 @@ def test_query_whose_only_matches_are_of_its_sequence(check):
     ]
     found = check(*with_more(SOUND, ","), *lines, header=SEQUENCE)
     message = (
-        "1 query has no match in the gallery (row 5) and will be left out of the metrics: "
+        "1 query has no match in the gallery (row 5), see validation.unmatched: "
         "put another image of the label from another sequence there"
     )
     assert list(found) == ["query-without-match"]

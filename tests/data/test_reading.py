@@ -179,7 +179,7 @@ def test_parquet_is_the_same_table(tmp_path):
     found = {name: value.tolist() for name, value in vars(rows).items() if name != "root"}
     assert found == {
         "index": [0, 1], "labels": ["7", "8"], "paths": ["1.jpg", "2.jpg"],
-        "is_query": [False, True], "is_gallery": [False, True],
+        "is_query": [False, True], "is_gallery": [False, True], "ignored": [False, False],
         "categories": ["", "food"], "sequences": ["3", ""],
         "boxes": [[1, 2, 5, 6], [-1, -1, -1, -1]],
     }  # fmt: skip

@@ -21,10 +21,12 @@ ELSEWHERE = {"docs/metrics.md"}
 COUNTS = {
     "CHANGELOG.md": (0, 0),
     "CONTRIBUTING.md": (4, 3),
-    "README.md": (10, 1),
+    "README.md": (12, 1),
     "docs/design.md": (0, 1),
+    "docs/postprocessors.md": (6, 0),
     "docs/spec.md": (0, 0),
     "docs/table.md": (1, 1),
+    "docs/uncertainty.md": (4, 0),
 }
 """page -> (blocks run, blocks not run)."""
 

@@ -40,7 +40,7 @@ def test_the_spec_reference_has_every_kind_of_row(maker: Any) -> None:
         "| `dtype` | `float32` | `float32`, `float16` | type of the saved features |",
         "| `miner` | `hard_triplets` | a miner | picks the triplets of a batch |",
         "| `cmc` | `[1, 5, 10]` | list of whole numbers | any relevant item within the first k |",
-        "| `postprocessors` | `[]` | list of postprocessors | applied to the search results, in order |",
+        "| `postprocessors` | `[]` | list of postprocessors | applied to the rankings, in order |",
     ):
         assert row in page
     for title in ("## validation.metrics", "### optimizers: adafactor", "### schedulers: plateau"):

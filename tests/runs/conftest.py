@@ -15,7 +15,7 @@ from torch import Tensor
 
 from metricli import TrainReport, train
 from metricli.components.tensorfile import read_tensor_file
-from metricli.reports import SilentReporter
+from metricli.reporter import SilentReporter
 from tests.conftest import FIGURES, TINY
 
 LABELS = ["arc_plain", "hexagon_hollow", "plus_dotted", "ring_striped", "star4_plain", "tee_plain"]

@@ -12,7 +12,7 @@ from metricli import TrainReport, validate
 from metricli.components.dataset import Batch
 from metricli.components.extractors import timm_extractor
 from metricli.errors import NonFiniteError, SpecError
-from metricli.reports import SilentReporter
+from metricli.reporter import SilentReporter
 from metricli.runs.checkpoints import read_best, read_last
 from metricli.runs.context import open_context
 from metricli.runs.learner import Learner, build_learner

@@ -14,7 +14,7 @@ import pytest
 
 from metricli import evaluate, validate
 from metricli.errors import CheckpointError, DataError, Interrupted, NonFiniteError, UsageError
-from metricli.reports import SilentReporter
+from metricli.reporter import SilentReporter
 from metricli.runs.directory import RunDirectory
 from metricli.runs.learner import MAX_SKIPPED, Learner
 from tests.conftest import FIGURES

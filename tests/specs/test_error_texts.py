@@ -32,9 +32,11 @@ SINGLE = {
         yaml_of(loss="{name: zzz}"),
         "line 4  loss.name  no loss named 'zzz'; installed: arcface, triplet",
     ),
-    "kind without plugins": (
-        yaml_of(validation="{postprocessors: [rerank]}"),
-        "line 5  validation.postprocessors.0.name  no postprocessor named 'rerank'; installed: none",
+    "unknown plugin in a list": (
+        yaml_of(validation="{postprocessors: [k_reciprocel]}"),
+        "line 5  validation.postprocessors.0.name  no postprocessor named 'k_reciprocel', did you mean "
+        "'k_reciprocal'? installed: adaptive_threshold, constant_threshold, database_augmentation, "
+        "k_reciprocal, pairwise, pca_whitening, query_expansion",
     ),
     "nested unknown plugin": (
         yaml_of(loss="{name: triplet, miner: hard_triplet}"),

@@ -1,0 +1,107 @@
+"""Reports as plain aligned text."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from metricli.reports import Comparison, Intervals, MetricDifference, Metrics
+
+__all__ = ["format_comparison", "format_metrics", "metric_cells", "printable"]
+
+
+def metric_cells(
+    metrics: Metrics, intervals: Intervals, confidence: float, names: Sequence[str]
+) -> list[list[str]]:
+    """A line for OVERALL and each category, and below it its intervals, if it has any."""
+    lines = []
+    for category, row in metrics.items():
+        lines.append([printable(category), *(cell(row.get(name, math.nan)) for name in names)])
+        found = intervals.get(category, {})
+        if any(name in found and not math.isnan(found[name][0]) for name in names):
+            lines.append([f"  {100 * confidence:.6g}%", *(_range(found.get(name)) for name in names)])
+    return lines
+
+
+def _range(interval: tuple[float, float] | None) -> str:
+    if interval is None or math.isnan(interval[0]):
+        return "-"
+    return f"{interval[0]:.3f}..{interval[1]:.3f}"
+
+
+def format_metrics(metrics: Metrics, intervals: Intervals | None = None, confidence: float = 0.95) -> str:
+    """Metrics as plain aligned text: a line for OVERALL and each category, four decimals, and intervals."""
+    names = list(dict.fromkeys(name for row in metrics.values() for name in row))
+    head = ["", *names]
+    body = metric_cells(metrics, intervals or {}, confidence, names)
+    widths = [max(len(line[i]) for line in [head, *body]) for i in range(len(head))]
+    lines = []
+    for line in [head, *body]:
+        cells = [line[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(line[1:], widths[1:], strict=True))]
+        lines.append("  ".join(cells).rstrip())
+    return "\n".join(lines)
+
+
+def printable(text: str) -> str:
+    """A user's word, with control characters made visible."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def cell(value: float) -> str:
+    return "-" if math.isnan(value) else f"{value:.4f}"
+
+
+def format_comparison(comparison: Comparison, *, most: int | None = None) -> str:
+    """A comparison as plain aligned text; of the categories and the labels that changed, the first `most`."""
+    found = comparison
+    interval = f"{100 * found.confidence:g} % interval"
+    lines = [
+        f"A  {printable(found.theirs)}",
+        f"B  {printable(found.ours)}",
+        f"{found.queries} queries of {found.labels} labels; intervals by {found.samples} draws of labels",
+        "",
+    ]
+    rows = [["", "metric", "A", "B", "B - A", interval, "p", ""]]
+    categories = list(found.differences.items())[: None if most is None else most + 1]
+    for category, row in categories:
+        for place, (metric, entry) in enumerate(row.items()):
+            rows.append([printable(category) if place == 0 else "", metric, *_cells(entry)])
+    lines += _aligned(rows, left=(0, 1, 7))
+    if hidden := len(found.differences) - len(categories):
+        lines.append(f"and {hidden} more categor{'ies' if hidden > 1 else 'y'}, see --json")
+    flips = found.flips
+    counts = f"{flips.gained} gained, {flips.lost} lost, {flips.unchanged} unchanged"
+    lines += ["", f"{flips.metric} by query, from A to B: {counts}"]
+    shown = flips.labels if most is None else flips.labels[:most]
+    if shown:
+        table = [["label", "gained", "lost"]]
+        table += [[printable(label), str(gained), str(lost)] for label, gained, lost in shown]
+        lines += _aligned(table, left=(0,))
+    if more := len(flips.labels) - len(shown):
+        lines.append(f"and {more} more label{'s' if more > 1 else ''}, see --json")
+    lines += ["", *(f"note: {printable(note)}" for note in found.notes)] if found.notes else []
+    return "\n".join(lines)
+
+
+def _cells(entry: MetricDifference) -> list[str]:
+    if math.isnan(entry.difference):
+        return [cell(entry.theirs), cell(entry.ours), "-", "-", "-", ""]
+    if math.isnan(entry.low):
+        between, p = "-", "-"
+    else:
+        between, p = f"{entry.low:+.4f} to {entry.high:+.4f}", f"{entry.p:.3f}"
+    return [cell(entry.theirs), cell(entry.ours), f"{entry.difference:+.4f}", between, p, entry.verdict]
+
+
+def _aligned(rows: list[list[str]], *, left: tuple[int, ...]) -> list[str]:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for row in rows:
+        cells = [
+            cell.ljust(width) if place in left else cell.rjust(width)
+            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        lines.append("  ".join(cells).rstrip())
+    return lines

@@ -1,0 +1,384 @@
+"""`survey`: ranks against a double loop, histograms against all distances, turned blocks against plain."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from metricli.core.exclusion import Exclusion
+from metricli.core.retrieval import count_relevant, search, survey
+from metricli.core.scan import Plan
+
+TINY = 0.001
+
+
+def allowed_pairs(num: int, size: int, exclude: Exclusion) -> Tensor:
+    """(num, size) bool, from the words of `Exclusion`."""
+    allowed = torch.ones(num, size, dtype=torch.bool)
+    for i in range(num):
+        for j in range(size):
+            if exclude.query_ids is not None and exclude.query_ids[i] == exclude.gallery_ids[j]:
+                allowed[i, j] = False
+            if exclude.query_sequences is not None:
+                sequence = exclude.query_sequences[i]
+                if sequence >= 0 and sequence == exclude.gallery_sequences[j]:
+                    allowed[i, j] = False
+            if exclude.query_groups is not None and exclude.query_groups[i] != exclude.gallery_groups[j]:
+                allowed[i, j] = False
+    return allowed
+
+
+def direct(queries: Tensor, gallery: Tensor, distance: str) -> Tensor:
+    """All distances by direct differences, rounded as results are."""
+    x, y = queries.double(), gallery.double()
+    wide = (x[:, None] - y).square().sum(2).sqrt()
+    if distance == "cosine":
+        sizes = x.norm(dim=1)[:, None] * y.norm(dim=1)
+        wide = torch.where(sizes > 0, 1 - (x @ y.T) / sizes.clamp_min(1e-300), 1.0)
+    return wide.to(torch.promote_types(queries.dtype, torch.float32))
+
+
+def naive_rankings(distances: Tensor, allowed: Tensor) -> list[list[int]]:
+    rankings = []
+    for i in range(len(distances)):
+        columns = [j for j in range(distances.shape[1]) if allowed[i, j]]
+        rankings.append(sorted(columns, key=lambda j: (round(float(distances[i, j]), 6), j)))
+    return rankings
+
+
+def naive_ranks(rankings, query_labels: Tensor, gallery_labels: Tensor) -> tuple[list[int], list[int]]:
+    first, last = [], []
+    for i, ranking in enumerate(rankings):
+        places = [at + 1 for at, j in enumerate(ranking) if gallery_labels[j] == query_labels[i]]
+        first.append(min(places, default=0))
+        last.append(max(places, default=0))
+    return first, last
+
+
+def naive_histogram(distances, allowed, query_labels, gallery_labels, edges, groups, num_groups):
+    genuine = torch.zeros(num_groups, len(edges) - 1, dtype=torch.int64)
+    impostor = torch.zeros_like(genuine)
+    for i in range(len(distances)):
+        for j in range(distances.shape[1]):
+            if allowed[i, j] and groups[i] >= 0:
+                value = distances[i, j].item()
+                at = min(int((edges[1:] <= value).sum()), len(edges) - 2)
+                side = genuine if query_labels[i] == gallery_labels[j] else impostor
+                side[groups[i], at] += 1
+    return genuine, impostor
+
+
+def integers(generator, low: int, high: int, *shape: int) -> Tensor:
+    return torch.randint(low, high, shape, generator=generator)
+
+
+@st.composite
+def problems(draw):
+    """Small integer embeddings, so that ties are exact and many; sometimes of one set against itself."""
+    num, size, dim = draw(st.integers(1, 12)), draw(st.integers(1, 40)), draw(st.integers(1, 3))
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 2**20)))
+    same = draw(st.booleans())
+    gallery = integers(generator, -2, 3, size, dim).float()
+    queries = gallery if same else integers(generator, -2, 3, num, dim).float()
+    codes: dict[str, Tensor] = {}
+    for what, low, high in (("ids", 0, 12), ("sequences", -1, 3), ("groups", 0, 3), ("labels", 0, 4)):
+        if what == "labels" or draw(st.booleans()):
+            codes[f"gallery_{what}"] = integers(generator, low, high, size)
+            codes[f"query_{what}"] = codes[f"gallery_{what}"] if same else integers(generator, low, high, num)
+    labels = codes.pop("query_labels"), codes.pop("gallery_labels")
+    return queries, gallery, Exclusion(**codes), labels
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    problems(),
+    st.integers(1, 45),
+    st.sampled_from(["cosine", "euclidean"]),
+    st.sampled_from([64, TINY, 0.01]),
+)
+def test_results_and_ranks_are_the_double_loop(problem, k, distance, budget):
+    queries, gallery, exclude, labels = problem
+    distances = direct(queries, gallery, distance)
+    rankings = naive_rankings(distances, allowed_pairs(len(queries), len(gallery), exclude))
+    found = survey(
+        queries,
+        gallery,
+        k=k,
+        distance=distance,
+        exclude=exclude,
+        query_labels=labels[0],
+        gallery_labels=labels[1],
+        ranks=True,
+        budget_mb=budget,
+    )
+    assert found.result.indices.tolist() == [(row + [-1] * k)[:k] for row in rankings]
+    assert (found.first.tolist(), found.last.tolist()) == naive_ranks(rankings, *labels)
+
+
+@settings(max_examples=80, deadline=None)
+@given(problems(), st.integers(0, 2**20), st.sampled_from([64, TINY, 0.01]))
+def test_euclidean_histograms_count_every_pair(problem, seed, budget):
+    queries, gallery, exclude, labels = problem
+    generator = torch.Generator().manual_seed(seed)
+    groups = integers(generator, -1, 3, len(queries))
+    found = survey(
+        queries,
+        gallery,
+        k=1,
+        distance="euclidean",
+        exclude=exclude,
+        query_labels=labels[0],
+        gallery_labels=labels[1],
+        bins=37,
+        groups=groups,
+        num_groups=3,
+        budget_mb=budget,
+    ).pairs
+    distances = direct(queries, gallery, "euclidean").double()
+    assert float(found.edges[-1]) >= float(distances.max())
+    near_edge = (distances[..., None] - found.edges[1:-1]).abs().amin(-1) < 1e-4
+    allowed = allowed_pairs(len(queries), len(gallery), exclude)
+    if bool((near_edge & allowed).any()):
+        return
+    expected = naive_histogram(distances, allowed, *labels, found.edges, groups, 3)
+    assert found.genuine.tolist() == expected[0].tolist()
+    assert found.impostor.tolist() == expected[1].tolist()
+
+
+@pytest.mark.parametrize("same", [False, True])
+def test_cosine_histograms_count_every_pair(same):
+    generator = torch.Generator().manual_seed(3)
+    directions = torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0], [0.0, -1.0], [0.0, 0.0], [0.6, 0.8]])
+    gallery = directions[integers(generator, 0, 6, 200)] * torch.rand(200, 1, generator=generator).add(0.5)
+    queries = gallery if same else gallery[:70].clone()
+    labels = integers(generator, 0, 5, 200)
+    groups = integers(generator, -1, 2, 200)[: len(queries)]
+    ids = torch.arange(200)
+    exclude = Exclusion(ids[: len(queries)], ids)
+    # distances are 0, 0.2, 0.4, 1, 1.6, 1.8 and 2
+    found = survey(
+        queries,
+        gallery,
+        k=3,
+        exclude=exclude,
+        query_labels=labels[: len(queries)],
+        gallery_labels=labels,
+        bins=7,
+        groups=groups,
+        num_groups=2,
+        budget_mb=0.02,
+    ).pairs
+    distances = direct(queries, gallery, "cosine").double().clamp(0, 2)
+    allowed = allowed_pairs(len(queries), 200, exclude)
+    expected = naive_histogram(distances, allowed, labels[: len(queries)], labels, found.edges, groups, 2)
+    assert found.edges.tolist() == torch.linspace(0, 2, 8, dtype=torch.float64).tolist()
+    assert found.genuine.tolist() == expected[0].tolist()
+    assert found.impostor.tolist() == expected[1].tolist()
+    assert int(found.impostor[:, -1].sum()) > 0
+
+
+DATA = ["spread", "clustered", "collapsed", "tied", "constant", "zeros", "offset", "outlier"]
+
+
+def embeddings(data: str, num: int) -> Tensor:
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(num, 24, generator=generator)
+    if data == "clustered":
+        x[num // 4 :] = x[torch.randint(0, num // 4, (num - num // 4,), generator=generator)]
+    if data == "collapsed":
+        x = 1 + 1e-6 * x
+    if data == "tied":
+        x = x.sign()
+    if data == "constant":
+        x = torch.full_like(x, 0.3)
+    if data == "zeros":
+        x[::3] = 0
+    if data == "offset":
+        x = x + 1000
+    if data == "outlier":
+        x[7] *= 1e6
+    return x
+
+
+@pytest.mark.parametrize("distance", ["cosine", "euclidean"])
+@pytest.mark.parametrize("data", DATA)
+def test_turned_blocks_give_what_plain_ones_do_to_the_bit(distance, data, monkeypatch):
+    x = embeddings(data, 150)
+    labels = torch.arange(150) % 40
+    ids, sequences = torch.arange(150), torch.arange(150) // 3 % 13
+    taken: list[bool] = []
+    plan_of = Plan.of
+
+    def surveyed(turned: bool, budget: float):
+        def forced(*args, mirrored, **kwargs):
+            plan = replace(plan_of(*args, mirrored=mirrored, **kwargs), symmetric=turned)
+            taken.append(plan.symmetric)
+            return plan
+
+        monkeypatch.setattr(Plan, "of", staticmethod(forced))
+        return survey(
+            x,
+            x,
+            k=12,
+            distance=distance,
+            exclude=Exclusion(ids, ids, sequences, sequences),
+            query_labels=labels,
+            gallery_labels=labels,
+            ranks=True,
+            budget_mb=budget,
+        )
+
+    plain = surveyed(False, 64)
+    for turned, budget in ((True, 64), (True, 0.1), (False, 0.05)):
+        other = surveyed(turned, budget)
+        assert torch.equal(plain.result.indices, other.result.indices)
+        assert torch.equal(plain.result.distances, other.result.distances)
+        assert torch.equal(plain.first, other.first)
+        assert torch.equal(plain.last, other.last)
+    assert taken == [False, True, True, False]
+    everything = search(
+        x, x.clone(), k=150, distance=distance, exclude=Exclusion(ids, ids, sequences, sequences)
+    )
+    hits = (labels[everything.indices.clamp_min(0)] == labels[:, None]) & (everything.indices >= 0)
+    assert torch.equal(plain.first, (hits.int().argmax(1) + 1) * hits.any(1))
+    assert torch.equal(plain.last, (150 - hits.flip(1).int().argmax(1)) * hits.any(1))
+
+
+def test_self_retrieval_is_turned_by_itself_and_other_rules_are_not(monkeypatch):
+    x = embeddings("spread", 60)
+    ids = torch.arange(60)
+    seen: list[bool] = []
+    plan_of = Plan.of
+
+    def spied(*args, **kwargs):
+        plan = plan_of(*args, **kwargs)
+        seen.append(plan.symmetric)
+        return plan
+
+    monkeypatch.setattr(Plan, "of", staticmethod(spied))
+    search(x, x, k=3, exclude=Exclusion(ids, ids))
+    search(x, x.view(60, 24), k=3)
+    search(x, x.clone(), k=3, exclude=Exclusion(ids, ids))
+    search(x, x, k=3, exclude=Exclusion(ids, ids.flip(0)))
+    search(x, x, k=3, exclude=Exclusion(ids, ids), budget_mb=TINY)
+    assert seen == [True, True, False, False, False]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+@pytest.mark.parametrize("distance", ["cosine", "euclidean"])
+@pytest.mark.parametrize("size", [1.0, 1e-4])
+def test_ranks_of_every_type_agree_with_a_search_of_all(dtype, distance, size):
+    generator = torch.Generator().manual_seed(5)
+    queries, gallery = (torch.randn(n, 16, generator=generator).mul(size).to(dtype) for n in (40, 700))
+    labels = integers(generator, 0, 30, 40), integers(generator, 0, 30, 700)
+    found = survey(
+        queries,
+        gallery,
+        k=5,
+        distance=distance,
+        query_labels=labels[0],
+        gallery_labels=labels[1],
+        ranks=True,
+        budget_mb=0.3,
+    )
+    order = search(queries, gallery, k=700, distance=distance).indices
+    hits = labels[1][order] == labels[0][:, None]
+    assert torch.equal(found.first, hits.int().argmax(1) + 1)
+    assert torch.equal(found.last, 700 - hits.flip(1).int().argmax(1))
+
+
+@pytest.mark.parametrize("size", [1e-30, 1e-12, 1e12, 1e30])
+def test_histograms_and_ranks_of_extreme_magnitudes(size):
+    x, y = embeddings("spread", 90), embeddings("clustered", 200)
+    labels = {"query_labels": torch.arange(90) % 9, "gallery_labels": torch.arange(200) % 9}
+    plain = survey(x, y, k=1, distance="euclidean", **labels, ranks=True, bins=10)
+    other = survey(x * size, y * size, k=1, distance="euclidean", **labels, ranks=True, bins=10)
+    assert torch.equal(plain.first, other.first)
+    assert torch.equal(plain.last, other.last)
+    torch.testing.assert_close(other.pairs.edges, plain.pairs.edges * size, rtol=1e-5, atol=0)
+    assert int((plain.pairs.impostor - other.pairs.impostor).abs().sum()) < 20
+
+
+def test_groups_are_searched_as_if_alone():
+    generator = torch.Generator().manual_seed(2)
+    x, y = torch.randn(700, 8, generator=generator), torch.randn(900, 8, generator=generator)
+    sizes = torch.tensor([0, 0, 0, 1, 2, 3, 4, 5, 6, 7])  # group 0 large, others small; 8 and 9 on one side
+    of_x = sizes[integers(generator, 0, 10, 700)]
+    of_y = sizes[integers(generator, 0, 10, 900)]
+    of_x[of_x == 6], of_y[of_y == 7] = 8, 9
+    done: list[int] = []
+    exclude = Exclusion(query_groups=of_x, gallery_groups=of_y)
+    labels = integers(generator, 0, 6, 700), integers(generator, 0, 6, 900)
+    found = survey(
+        x,
+        y,
+        k=200,
+        exclude=exclude,
+        query_labels=labels[0],
+        gallery_labels=labels[1],
+        ranks=True,
+        on_progress=done.append,
+    )
+    assert sum(done) == 700
+    for group in of_x.unique().tolist():
+        rows, items = (of_x == group).nonzero()[:, 0], (of_y == group).nonzero()[:, 0]
+        alone = survey(
+            x[rows],
+            y[items],
+            k=200,
+            query_labels=labels[0][rows],
+            gallery_labels=labels[1][items],
+            ranks=True,
+        )
+        back = torch.cat([items, torch.tensor([-1])])
+        assert torch.equal(found.result.indices[rows], back[alone.result.indices])
+        assert torch.equal(found.result.distances[rows], alone.result.distances)
+        assert torch.equal(found.first[rows], alone.first)
+        assert torch.equal(found.last[rows], alone.last)
+    assert torch.equal(found.first > 0, count_relevant(*labels, exclude) > 0)
+
+
+LABELS = {
+    "query_labels": torch.zeros(2, dtype=torch.int64),
+    "gallery_labels": torch.zeros(3, dtype=torch.int64),
+}
+WRONG = [
+    ({"ranks": True}, "ranks and a histogram need query_labels and gallery_labels"),
+    ({"bins": 3}, "ranks and a histogram need query_labels and gallery_labels"),
+    (
+        LABELS | {"query_labels": torch.zeros(5), "ranks": True},
+        "query_labels must have shape (2,), got (5,)",
+    ),
+    (LABELS | {"bins": -1}, "bins must not be negative and num_groups at least 1, got -1 and 1"),
+    (LABELS | {"bins": 2, "groups": torch.zeros(3)}, "groups must have shape (2,), got (3,)"),
+    (LABELS | {"bins": 2, "groups": torch.tensor([0, 1])}, "groups must lie in [-1, 0]"),
+]
+
+
+@pytest.mark.parametrize(("changes", "message"), WRONG)
+def test_wrong_arguments(changes, message):
+    with pytest.raises(ValueError) as raised:
+        survey(torch.ones(2, 3), torch.ones(3, 3), k=1, **changes)
+    assert str(raised.value) == message
+
+
+@pytest.mark.parametrize(("num", "size"), [(0, 0), (0, 3), (3, 0)])
+def test_empty_sides(num, size):
+    labels = torch.zeros(num, dtype=torch.int64), torch.zeros(size, dtype=torch.int64)
+    found = survey(
+        torch.ones(num, 4),
+        torch.ones(size, 4),
+        k=2,
+        query_labels=labels[0],
+        gallery_labels=labels[1],
+        ranks=True,
+        bins=4,
+    )
+    assert found.result.indices.tolist() == [[-1, -1]] * num
+    assert found.first.tolist() == [0] * num
+    assert found.last.tolist() == [0] * num
+    assert found.pairs.genuine.tolist() == [[0] * 4]
+    assert found.pairs.impostor.tolist() == [[0] * 4]

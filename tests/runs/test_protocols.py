@@ -1,0 +1,146 @@
+"""Who may find whom, from a table and a spec, against loops over the rows."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+
+from metricli import evaluate
+from metricli.errors import DataError
+from metricli.specs.validate import ValidationSpec
+
+HEADER = "label,path,split,is_query,is_gallery,category,sequence,ignore"
+ROWS = [
+    # label, query, gallery, category, sequence, ignore, place on a line
+    ("a", 1, 1, "x", "", "", 0.0),
+    ("a", 1, 1, "x", "s", "", 0.3),
+    ("a", 1, 1, "x", "s", "", 1.5),
+    ("b", 1, 1, "x", "", "", 1.6),
+    ("b", 0, 1, "y", "", "", 1.8),
+    ("b", 1, 0, "y", "", "", 1.95),
+    ("c", 1, 1, "y", "", "1", 0.1),
+    ("d", 1, 1, "y", "", "", 2.9),
+    ("d", 1, 1, "y", "", "0", 3.1),
+]
+POINTS = np.array([[row[-1]] for row in ROWS])
+
+
+def write(folder, rows, name="t.csv"):
+    lines = [
+        f"{label},{i}.jpg,validation,{q},{g},{category},{sequence},{ignore}"
+        for i, (label, q, g, category, sequence, ignore, _) in enumerate(rows)
+    ]
+    (folder / name).write_text("\n".join([HEADER, *lines]) + "\n")
+    return folder / name
+
+
+def naive(rows, gallery_rows=None, *, within=False, same=True, unmatched="skip"):
+    """cmc@1 and map@r of each judged query, and their means, from loops."""
+    gallery_rows = rows if gallery_rows is None else gallery_rows
+    values = []
+    for i, (label, query, _, category, sequence, ignore, place) in enumerate(rows):
+        if not query or ignore == "1":
+            continue
+        ranked = sorted(
+            (abs(place - other[-1]), j)
+            for j, other in enumerate(gallery_rows)
+            if other[2]
+            and other[5] != "1"
+            and not (same and i == j)
+            and (sequence == "" or sequence != other[4])
+            and (not within or other[3] == category)
+        )
+        hits = [gallery_rows[j][0] == label for _, j in ranked]
+        n = sum(hits)
+        if n == 0:
+            values.append((0.0, 0.0) if unmatched == "zero" else (math.nan, math.nan))
+            continue
+        precision = sum(sum(hits[: r + 1]) / (r + 1) for r in range(n) if hits[r]) / n
+        values.append((float(hits[0]), precision))
+    return np.nanmean(np.array(values), axis=0)
+
+
+def spec(**changes):
+    return ValidationSpec(metrics={"cmc": [1], "precision": [], "map": []}, distance="euclidean", **changes)
+
+
+def found(report):
+    return [report.metrics["OVERALL"][name] for name in ("cmc@1", "map@r")]
+
+
+def test_ignored_rows_neither_ask_nor_are_found(tmp_path):
+    report = evaluate(POINTS, write(tmp_path, ROWS), validation=spec())
+    assert found(report) == pytest.approx(naive(ROWS), abs=1e-12)
+    assert report.ignored == 1
+    assert (report.queries, report.gallery) == (7, 7)
+    with_junk = [(*row[:5], "", row[-1]) for row in ROWS]
+    other = evaluate(POINTS, write(tmp_path, with_junk), validation=spec())
+    assert found(other) == pytest.approx(naive(with_junk), abs=1e-12)
+    assert found(other) != pytest.approx(found(report))
+
+
+def test_a_search_within_the_category(tmp_path):
+    report = evaluate(POINTS, write(tmp_path, ROWS), validation=spec(search_within="category"))
+    assert found(report) == pytest.approx(naive(ROWS, within=True), abs=1e-12)
+    assert found(report) != pytest.approx(naive(ROWS))
+    rows = [*ROWS[:3], ("b", 1, 1, "", "", "", 2.0)]
+    with pytest.raises(DataError, match=r"each judged row, and 1 lack it, the first '3.jpg'"):
+        evaluate(POINTS[:4], write(tmp_path, rows), validation=spec(search_within="category"))
+
+
+def test_the_three_ways_with_queries_without_a_match(tmp_path):
+    rows = [*ROWS, ("alone", 1, 1, "x", "", "", 0.2)]
+    points = np.array([[row[-1]] for row in rows])
+    table = write(tmp_path, rows)
+    for policy in ("skip", "zero"):
+        report = evaluate(points, table, validation=spec(unmatched=policy))
+        assert found(report) == pytest.approx(naive(rows, unmatched=policy), abs=1e-12)
+        assert report.unmatched == ["9.jpg"]
+        assert report.queries_without_match == 1
+        assert any(
+            message.startswith("1 of 8 queries have no match in the gallery and")
+            for message in report.warnings
+        )
+    with pytest.raises(DataError, match=r"1 of 8 queries have no match in the gallery: '9.jpg'"):
+        evaluate(points, table, validation=spec(unmatched="error"))
+
+
+def test_new_queries_against_the_saved_features_of_an_old_gallery(tmp_path):
+    table = write(tmp_path, ROWS)
+    old = POINTS[::-1].copy()
+    np.save(tmp_path / "old.npy", old.astype(np.float32))
+    report = evaluate(
+        POINTS.astype(np.float32), table, validation=spec(gallery_features=str(tmp_path / "old.npy"))
+    )
+    moved = [(*row[:-1], float(place[0])) for row, place in zip(ROWS, old, strict=True)]
+    assert found(report) == pytest.approx(naive(ROWS, moved), abs=1e-12)
+
+
+def test_a_gallery_of_another_table(tmp_path):
+    theirs = [("b", 0, 1, "x", "", "", 2.0), ("a", 0, 1, "x", "", "", 0.9), ("d", 0, 1, "y", "s", "", 1.2)]
+    table, other = write(tmp_path, ROWS), write(tmp_path / "..", theirs, f"{tmp_path.name}_old.csv")
+    np.save(tmp_path / "old.npy", np.array([[row[-1]] for row in theirs]))
+    words = {"gallery_features": str(tmp_path / "old.npy"), "gallery_table": str(other)}
+    report = evaluate(POINTS, table, validation=spec(**words))
+    assert found(report) == pytest.approx(naive(ROWS, theirs, same=False), abs=1e-12)
+    assert report.gallery == 3
+    beside = write(tmp_path, theirs, "old.csv")  # the same folder: its 1.jpg is the table's 1.jpg
+    report = evaluate(POINTS, table, validation=spec(**words | {"gallery_table": str(beside)}))
+    assert found(report) == pytest.approx(naive(ROWS, theirs), abs=1e-12)
+
+
+def test_a_gallery_of_another_dimension_is_refused(tmp_path):
+    np.save(tmp_path / "old.npy", np.ones((len(ROWS), 3)))
+    with pytest.raises(DataError, match="the queries have 1 dimensions, and gallery_features 3"):
+        evaluate(POINTS, write(tmp_path, ROWS), validation=spec(gallery_features=str(tmp_path / "old.npy")))
+
+
+def test_an_approximate_search_says_that_it_is(tmp_path):
+    pytest.importorskip("faiss")
+    exact = evaluate(POINTS, write(tmp_path, ROWS), validation=spec())
+    report = evaluate(POINTS, tmp_path / "t.csv", validation=spec(search={"index": "Flat"}))
+    assert found(report) == found(exact)
+    assert report.search == "approximate (Flat)"
+    assert any("approximate" in message for message in report.warnings)
+    assert json.loads(json.dumps(report.to_dict()))["search"] == report.search
