@@ -122,10 +122,11 @@ def validate(
     """
     words = _words(_compute(gpus, device)) + tuple(overrides)
     if spec is not None and ckpt is None:
-        from metricli.specs.load import load_spec
+        from metricli.specs.load import check_spec, load_spec
         from metricli.specs.validate import ValidateSpec
 
-        load_spec(spec, ValidateSpec, words)  # its problems are found before torch is imported
+        loaded = load_spec(spec, ValidateSpec, words)  # its problems are found before torch is imported
+        check_spec(loaded, None)
     from metricli.runs.context import translated_errors
     from metricli.runs.parts import data_override
     from metricli.runs.validate import validate as run
@@ -201,6 +202,7 @@ def evaluate(
 
     Raises:
         DataError: another number of rows, a NaN or an infinity, or a table with errors.
+        SpecError: `validation` contradicts itself or the table.
     """
     from metricli.runs.validate import evaluate as run
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -15,7 +16,7 @@ from metricli.core.ranking import Space
 from metricli.core.results import SearchResult
 from metricli.core.retrieval import check_search, count_relevant
 
-__all__ = ["faiss_search"]
+__all__ = ["check_index", "faiss_search"]
 
 _BLOCK = 2**21  # candidates looked up at a time
 _CHUNK = 4096  # pairs measured at a time
@@ -73,6 +74,16 @@ def faiss_search(
     return result
 
 
+def check_index(index: str, dim: int, nprobe: int | None = None) -> None:
+    """Refuse a description that faiss cannot make an index of `dim` dimensions from; nothing is trained.
+
+    Raises:
+        ValueError: no faiss; a description that it does not know or not for so many dimensions; `nprobe` for
+            an index without cells.
+    """
+    _empty_index(_faiss(), dim, index, nprobe)
+
+
 def _faiss() -> Any:
     try:
         import faiss
@@ -95,20 +106,34 @@ def _groups(
         yield rows, order[low:high]
 
 
+def _empty_index(faiss: Any, dim: int, description: str, nprobe: int | None) -> Any:
+    try:
+        found = faiss.index_factory(dim, description, faiss.METRIC_L2)
+        if nprobe is not None:
+            faiss.ParameterSpace().set_index_parameter(found, "nprobe", nprobe)
+    except RuntimeError as error:
+        raise ValueError(
+            f"faiss cannot make the index {description!r} of {dim} dimensions: {_reason(error)}"
+        ) from None
+    return found
+
+
+def _reason(error: RuntimeError) -> str:
+    """What faiss says, without the place in its sources."""
+    return re.sub(r"^Error in .* at \S+:\d+: ", "", str(error).strip().splitlines()[-1])
+
+
 def _index(faiss: Any, space: Space, rows: Tensor, description: str, nprobe: int | None) -> Any:
     """The index over the gallery `rows` (n,); Euclidean, for cosine too: its rows have norm 1."""
+    found = _empty_index(faiss, space.gallery.shape[1], description, nprobe)
     try:
-        found = faiss.index_factory(space.gallery.shape[1], description, faiss.METRIC_L2)
         if not found.is_trained:
             found.train(_vectors(space, "gallery", rows))
         for part in torch.split(rows, 2**16):
             found.add(_vectors(space, "gallery", part))
-        if nprobe is not None:
-            faiss.ParameterSpace().set_index_parameter(found, "nprobe", nprobe)
     except RuntimeError as error:
-        reason = str(error).strip().splitlines()[-1]
         raise ValueError(
-            f"faiss cannot build the index {description!r} over {len(rows)} rows: {reason}"
+            f"faiss cannot build the index {description!r} over {len(rows)} rows: {_reason(error)}"
         ) from None
     return found
 

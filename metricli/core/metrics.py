@@ -98,6 +98,7 @@ def retrieval_metrics(
     *,
     first: Tensor | None = None,
     last: Tensor | None = None,
+    retrievable: Tensor | None = None,
     **asked: Any,
 ) -> dict[str, Tensor]:
     """The ranking metrics of each query (Q,) float64, by printed name; NaN where `num_relevant` is 0.
@@ -107,7 +108,8 @@ def retrieval_metrics(
 
     `first` and `last` (Q,) int64 are ranks, from 1, of the nearest and the farthest relevant item in the
     order of distance. mrr and minp use them where the columns do not hold the item and the result is not
-    `cut`; reordering the columns does not move what lies behind them.
+    `cut`; reordering the columns does not move what lies behind them. `retrievable` (Q,) int64 are the items
+    that a query can retrieve, where a search may have missed some; by default those in its columns.
 
     Raises:
         TypeError: a key that is no metric.
@@ -117,7 +119,8 @@ def retrieval_metrics(
     wanted = asked_for(asked, "ranking")
     needed = required_k(num_relevant, **{each.key: asked[each.key] for each in wanted})
     width = result.indices.shape[1]
-    if width < needed and not result.cut:
+    most = needed if retrievable is None or not len(retrievable) else int(retrievable.max())
+    if width < min(needed, most) and not result.cut:
         raise ValueError(f"these metrics need a search with k={needed}, got k={width}")
     behind = {"mrr": first, "minp": last}
     used = width if any(each.key in behind for each in wanted) else min(width, needed)
@@ -128,6 +131,8 @@ def retrieval_metrics(
         judged = _Judged(
             result.indices[rows, :used], query_labels[rows], gallery_labels, num_relevant[rows], result.cut
         )
+        if retrievable is not None and not result.cut:
+            judged.retrieved = retrievable[rows]
         for each in wanted:
             if each.key in behind:
                 ranks = behind[each.key]

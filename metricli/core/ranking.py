@@ -17,7 +17,7 @@ from metricli.core.distances import Distance
 __all__ = ["Gaps", "Space", "exact_smallest", "first_equal_rows", "wide_dtype"]
 
 _MINIMUM_COSINE_GAP = 1e-14  # below it, unit vectors in float64 differ by rounding alone
-_CACHED = 2**18  # numbers that stay in a core's cache while they are measured
+_CACHED = 2**17  # numbers that stay in a core's cache while they are measured
 _TIE = 1 + 2.0**-22  # gaps nearer than this may round to one float32 distance
 
 

@@ -27,7 +27,7 @@ class SearchResult:
 class PairHistogram:
     """Distances of all pairs of a query and an item that it may find, counted in C groups and B bins.
 
-    Pair (q, g) is in group `groups[q]`. Bin b is [edges[b], edges[b + 1]), the last one with its upper
+    A pair is in the group of its query. Bin b is [edges[b], edges[b + 1]), the last one with its upper
     edge; nothing lies outside. Genuine pairs are of one label, impostor pairs of two.
     """
 
@@ -49,3 +49,6 @@ class Survey:
     last: Tensor | None = None
     """(Q,) int64: the rank of the farthest relevant item; 0 for a query without one."""
     pairs: PairHistogram | None = None
+    """All pairs, in one row."""
+    group_pairs: PairHistogram | None = None
+    """The pairs of each group of queries, perhaps in wider bins."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -11,10 +12,11 @@ from metricli.core.distances import Distance
 from metricli.core.exclusion import NOTHING, Exclusion, count_matches, joint_codes
 from metricli.core.nearest import Nearest
 from metricli.core.pairs import PairCounter
+from metricli.core.parallel import in_parallel
 from metricli.core.ranking import Space
 from metricli.core.relevant import RankCounter, marked_items
 from metricli.core.results import SearchResult, Survey
-from metricli.core.scan import Layout, Plan, Scan
+from metricli.core.scan import Layout, Plan, Scan, Strip
 from metricli.core.settle import Settler
 
 __all__ = ["SearchResult", "Survey", "check_search", "count_relevant", "search", "survey"]
@@ -70,33 +72,38 @@ def survey(
     query_labels: Tensor | None = None,
     gallery_labels: Tensor | None = None,
     ranks: bool = False,
-    bins: int = 0,
+    resolution: int = 0,
     groups: Tensor | None = None,
-    num_groups: int = 1,
+    num_groups: int = 0,
+    group_resolution: int | None = None,
     budget_mb: float = 64,
     on_progress: Callable[[int], None] | None = None,
 ) -> Survey:
     """`search`, and in the same pass the ranks of relevant items and a histogram of all pairs.
 
     Args:
-        queries, gallery, k, distance, exclude, budget_mb, on_progress: as for `search`.
-        query_labels: (Q,) int64, needed for `ranks` and `bins`; an item of the query's label is relevant.
+        queries, gallery, k, distance, exclude, budget_mb, on_progress: see `search`.
+        query_labels: (Q,) int64, needed for `ranks` and a histogram; items of the same label are relevant.
         gallery_labels: (G,) int64.
         ranks: find the ranks of the nearest and the farthest relevant item of each query in its full
             ranking, exactly, in the order of `search`.
-        bins: bins of the histogram of all pairs that `exclude` allows, from 0 to 2 for cosine and to no less
-            than the largest distance for euclidean; 0 for none. A pair may be in the bin beside its own when
-            its distance is within the rounding of a matrix product of their edge.
-        groups: (Q,) int64, the row of the histogram in which a query's pairs are counted; -1 for none.
-        num_groups: rows of the histogram.
+        resolution: a power of two, 0 for no histogram: how many bins each octave of the squared distance
+            (of half of it, for cosine) has in the histogram of all pairs that `exclude` allows. A pair may be
+            in the bin beside its own when its distance is within the rounding of a product of their edge.
+        groups: (Q,) int64, the group in which a query's pairs are counted too; -1 for none.
+        num_groups: how many groups there are.
+        group_resolution: the same for groups, at most `resolution`, by default as fine.
 
     Raises:
         ValueError: as for `search`; labels or groups that are missing, of a wrong shape, or out of range.
     """
     check_search(queries, gallery, k, distance, budget_mb)
     exclude.check(len(queries), len(gallery))
-    labels = _check_labels(queries, gallery, query_labels, gallery_labels, needed=ranks or bins > 0)
-    groups = _check_groups(queries, groups, num_groups, bins)
+    labels = _check_labels(queries, gallery, query_labels, gallery_labels, needed=ranks or resolution > 0)
+    groups = _check_groups(queries, groups, num_groups)
+    for name, each in (("resolution", resolution), ("group_resolution", group_resolution or resolution)):
+        if each < 0 or each & (each - 1) or each > resolution or each > 2**16:
+            raise ValueError(f"{name} must be a power of two, at most 65536, or 0, got {each!r}")
     same = queries is gallery or (
         queries.data_ptr() == gallery.data_ptr() and _laid_out_alike(queries, gallery)
     )
@@ -104,63 +111,84 @@ def survey(
     space = Space.of(
         queries, gallery, distance, chunk=max(1, int(budget_mb * 2**20 / (128 * queries.shape[1] + 1)))
     )
-    layout = Layout.of(space, exclude, groups if bins and num_groups > 1 else None)
+    layout = Layout.of(space, exclude, groups if resolution and num_groups > 0 else None)
     plan = Plan.of(space, k, layout.reachable, budget_mb, mirrored=same and exclude.symmetric)
     result = SearchResult(
         torch.full((len(queries), k), -1, dtype=torch.int64, device=queries.device),
         torch.full((len(queries), k), torch.inf, dtype=space.bound_dtype, device=queries.device),
     )
     with torch.autocast(queries.device.type, enabled=False):
-        return _survey(
-            Scan(space, exclude, plan, layout), result, labels, ranks, bins, groups, num_groups, on_progress
-        )
+        scan = Scan(space, exclude, plan, layout)
+        pairs = None
+        if resolution and labels is not None:
+            pairs = PairCounter(
+                scan,
+                labels,
+                resolution=resolution,
+                groups=groups,
+                num_groups=num_groups,
+                group_resolution=group_resolution or resolution,
+            )
+        return _survey(scan, result, labels if ranks else None, pairs, on_progress)
 
 
 def _survey(
     scan: Scan,
     result: SearchResult,
     labels: tuple[Tensor, Tensor] | None,
-    ranks: bool,
-    bins: int,
-    groups: Tensor,
-    num_groups: int,
+    pairs: PairCounter | None,
     on_progress: Callable[[int], None] | None,
 ) -> Survey:
     plan, device = scan.plan, result.indices.device
-    counters = (
-        [RankCounter(scan, marked) for marked in marked_items(scan, *labels)] if ranks and labels else []
-    )
-    pairs = PairCounter(scan, bins, labels, groups, num_groups) if bins and labels else None
-    buffer = scan.spare() if counters or pairs else torch.empty(0)
+    counters = [RankCounter(scan, marked) for marked in marked_items(scan, *labels)] if labels else []
     settler = Settler(scan, result)
     num = len(result.indices)
     everyone = Nearest(num, plan.candidates, result.distances.dtype, device) if plan.symmetric else None
+
+    def worker() -> Callable[[Strip], int]:
+        buffer = scan.buffer()
+        spare = scan.buffer() if counters or pairs else buffer
+
+        def work(strip: Strip) -> int:
+            rows = scan.layout.queries[strip.first : strip.last]
+            nearest = everyone or Nearest(len(rows), plan.candidates, result.distances.dtype, device)
+            places = rows if everyone else torch.arange(len(rows), device=device)
+            for block in scan.blocks(strip, buffer):
+                for turned, side in enumerate(block.sides()):
+                    nearest.offer(side.queries if turned else places, side.scores, side.gallery)
+                    for counter in counters:
+                        counter.count(side, spare)
+                if pairs is not None:
+                    pairs.count(block, spare)
+            if everyone is None:
+                settler.settle(rows, *nearest.lowest(places))
+            return len(rows)
+
+        return work
+
     done = 0
-    for strip in scan.layout.strips(plan.queries):
-        rows = scan.layout.queries[strip.first : strip.last]
-        nearest = everyone or Nearest(len(rows), plan.candidates, result.distances.dtype, device)
-        places = rows if everyone else torch.arange(len(rows), device=device)
-        for block in scan.blocks(strip):
-            for turned, (asking, asked, scores) in enumerate(block.sides()):
-                nearest.offer(asking if turned else places, scores, asked)
-                for counter in counters:
-                    counter.count(asking, asked, scores, buffer)
-            if pairs is not None:
-                pairs.count(block, buffer)
-        settler.settle(rows, nearest.values[places], nearest.columns[places])
-        done += len(rows)
+
+    def note(count: int) -> None:
+        nonlocal done
+        done += count
         if on_progress is not None:
-            on_progress(len(rows))
+            on_progress(count)
+
+    strips = list(scan.layout.strips(plan.queries))
+    in_parallel(strips, [worker() for _ in range(min(plan.threads, len(strips)) or 1)], note)
+    if everyone is not None:
+        settle = partial(_settle, settler, everyone, scan.layout)
+        in_parallel(strips, [settle] * min(plan.threads, len(strips)), lambda _: None)
     if on_progress is not None and done < num:  # queries of groups that the gallery has not
         on_progress(num - done)
-    histogram = None
-    if pairs is not None and labels is not None:
-        nothing = [torch.zeros_like(x) for x in labels]
-        histogram = pairs.histogram(
-            count_relevant(nothing[0], nothing[1], scan.exclude), count_relevant(*labels, scan.exclude)
-        )
     first, last = [counter.ranks for counter in counters] or (None, None)
-    return Survey(result, first, last, histogram)
+    return Survey(result, first, last, *(pairs.histograms() if pairs else (None, None)))
+
+
+def _settle(settler: Settler, nearest: Nearest, layout: Layout, strip: Strip) -> int:
+    rows = layout.queries[strip.first : strip.last]
+    settler.settle(rows, *nearest.lowest(rows))
+    return len(rows)
 
 
 def _laid_out_alike(x: Tensor, y: Tensor) -> bool:
@@ -185,13 +213,11 @@ def _check_labels(
     return query_labels, gallery_labels
 
 
-def _check_groups(queries: Tensor, groups: Tensor | None, num_groups: int, bins: int) -> Tensor:
-    if bins < 0 or num_groups < 1:
-        raise ValueError(
-            f"bins must not be negative and num_groups at least 1, got {bins!r} and {num_groups!r}"
-        )
+def _check_groups(queries: Tensor, groups: Tensor | None, num_groups: int) -> Tensor:
+    if num_groups < 0:
+        raise ValueError(f"num_groups must not be negative, got {num_groups!r}")
     if groups is None:
-        return torch.zeros(len(queries), dtype=torch.int64, device=queries.device)
+        return torch.full((len(queries),), -1, dtype=torch.int64, device=queries.device)
     if groups.shape != (len(queries),):
         raise ValueError(f"groups must have shape ({len(queries)},), got {tuple(groups.shape)}")
     if len(groups) and (int(groups.min()) < -1 or int(groups.max()) >= num_groups):

@@ -5,14 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from metricli.core.exclusion import Exclusion
+from metricli.core.nearest import capacity
 from metricli.core.ranking import Space, wide_dtype
 
-__all__ = ["Block", "Layout", "Plan", "Scan", "Strip"]
+__all__ = ["Block", "Layout", "Plan", "Scan", "Side", "Strip", "threads_for"]
 
+_CACHED = 2**21  # bytes of a block: a core's caches hold it
+_PER_THREAD = 6 * 2**20  # bytes of the budget below which one more thread does not pay
 _SMALL = 256  # queries of small groups that are searched together
 
 
@@ -27,6 +31,8 @@ class Plan:
     rows: int
     pairs: int
     resolved: int
+    threads: int
+    """Strips that are worked on at a time."""
     symmetric: bool
     """Whether a block serves its queries and, turned over, its gallery rows."""
     held: bool
@@ -39,12 +45,15 @@ class Plan:
         size = space.bound_dtype.itemsize
         budget = budget_mb * 2**20
         share = budget / 4
+        threads = threads_for(space.queries.device, budget)
         k = min(k, reachable)
-        candidates = min(reachable, k + 8 + k // 16)
+        candidates = min(reachable, k + 6 + k // 16)
         held = num * dim * size <= 0.375 * budget
-        symmetric = mirrored and num * candidates * (size + 8) <= share
-        block = budget / 8
-        high = (block / size / (2 if held else 0.125)) ** 0.5
+        symmetric = mirrored and num * capacity(candidates) * (size + 4) <= 0.375 * budget
+        block, share = budget / (8 * threads), share / threads
+        if space.queries.device.type == "cpu":
+            block = min(block, _CACHED)
+        high = (block / size / (2 if held else 0.5)) ** 0.5
         wide = int(min(max(block / size / high, 4 * candidates), share / (2 * size * dim + 1)))
         wide = max(1, min(num, wide // 64 * 64 if wide > 64 else wide))
         high = int(min(block / (size * wide), share / (64 * candidates + 1), share / (2 * size * dim + 1)))
@@ -56,9 +65,17 @@ class Plan:
             rows=max(1, int(share / (32 * dim + 1))),
             pairs=max(1, int(share / (8 * dim + 1))),
             resolved=max(1, int(share / (48 * num + 1))),
+            threads=threads,
             symmetric=symmetric,
             held=held,
         )
+
+
+def threads_for(device: torch.device, budget: float) -> int:
+    """How many threads work side by side: those of torch, as far as a budget in bytes feeds them."""
+    if device.type != "cpu":
+        return 1
+    return max(1, min(torch.get_num_threads(), int(budget / _PER_THREAD)))
 
 
 @dataclass(frozen=True)
@@ -81,6 +98,15 @@ class Layout:
     """(n, 4) int64 on the CPU: for each group its queries and its gallery rows in the orders."""
     reachable: int
     """Gallery rows of the largest group."""
+    plain: bool
+    """Whether all rows are taken as they come."""
+
+    @property
+    def positions(self) -> Tensor:
+        """(G,) where each gallery row stands in the order."""
+        places = torch.empty_like(self.gallery)
+        places[self.gallery] = torch.arange(len(places), device=places.device)
+        return places
 
     @staticmethod
     def of(space: Space, exclude: Exclusion, sorted_by: Tensor | None) -> Layout:
@@ -95,7 +121,7 @@ class Layout:
         codes = exclude.both("groups")
         if codes is None:
             bounds = torch.tensor([[0, len(queries), 0, len(gallery)]])
-            return Layout(queries, gallery, bounds, len(gallery))
+            return Layout(queries, gallery, bounds, len(gallery), sorted_by is None)
         codes = torch.unique(codes, return_inverse=True)[1]
         of_queries, of_gallery = codes[: len(queries)], codes[len(queries) :]
         queries = queries[of_queries[queries].argsort(stable=True)]
@@ -105,9 +131,8 @@ class Layout:
         ends = [x.cumsum(0) for x in sizes]
         bounds = torch.stack([ends[0] - sizes[0], ends[0], ends[1] - sizes[1], ends[1]], 1)
         bounds = bounds[(sizes[0] > 0) & (sizes[1] > 0)]
-        return Layout(
-            queries, gallery, bounds, int((bounds[:, 3] - bounds[:, 2]).amax()) if len(bounds) else 0
-        )
+        reachable = int((bounds[:, 3] - bounds[:, 2]).amax()) if len(bounds) else 0
+        return Layout(queries, gallery, bounds, reachable, plain=False)
 
     def strips(self, height: int) -> Iterator[Strip]:
         """Strips of at most `height` queries: parts of a large group, or several small groups together."""
@@ -134,14 +159,28 @@ class Block:
     queries: Tensor
     gallery: Tensor
     scores: Tensor
+    first: int
+    """Where the queries stand in the order."""
+    low: int
+    """Where the gallery rows stand in theirs."""
     own: int
     """Columns from here on serve, turned over, the queries that they are; m where none does."""
 
-    def sides(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """Queries, gallery rows and their scores: as they are, and turned over."""
-        yield self.queries, self.gallery, self.scores
+    def sides(self) -> Iterator[Side]:
+        """The block as it is, and turned over."""
+        yield Side(self.queries, self.gallery, self.scores, self.low)
         if self.own < len(self.gallery):
-            yield self.gallery[self.own :], self.queries, self.scores[:, self.own :].T
+            yield Side(self.gallery[self.own :], self.queries, self.scores[:, self.own :].T, self.first)
+
+
+@dataclass(frozen=True)
+class Side:
+    """Scores (n, m) of those who ask (n,) and of what they may find (m,), from `low` of the order on."""
+
+    queries: Tensor
+    gallery: Tensor
+    scores: Tensor
+    low: int
 
 
 class Scan:
@@ -154,20 +193,18 @@ class Scan:
             self.gallery_squares if space.queries is space.gallery else self._squares("queries")
         )
         dtype = space.bound_dtype
-        self._low_gallery = (self.gallery_squares * (1 - space.gamma)).to(dtype)
-        self._low_queries = (self.query_squares * (1 - space.gamma)).to(dtype)
-        self._buffer = torch.empty(plan.queries * plan.gallery, dtype=dtype, device=space.queries.device)
-        self._held = self._rows("gallery", layout.gallery) if plan.held else None
+        self.slack = 2 * space.gamma  # for a product into which the squares are folded
+        self._low_gallery = (self.gallery_squares * (1 - self.slack)).to(dtype)
+        self._low_queries = (self.query_squares * (1 - self.slack)).to(dtype)
+        self._held = self._gathered(layout.gallery) if plan.held else None
         undirected = (space.query_norms == 0, space.gallery_norms == 0)
-        self._undirected = (
-            undirected
-            if space.distance == "cosine" and bool(undirected[0].any() | undirected[1].any())
-            else None
-        )
+        self.undirected = space.distance == "cosine" and bool(undirected[0].any() | undirected[1].any())
+        self._undirected = undirected if self.undirected else None
 
-    def spare(self) -> Tensor:
-        """Memory for one more block."""
-        return torch.empty_like(self._buffer)
+    def buffer(self) -> Tensor:
+        """Memory for one block."""
+        size = self.plan.queries * self.plan.gallery
+        return torch.empty(size, dtype=self.space.bound_dtype, device=self.space.queries.device)
 
     def _squares(self, side: str) -> Tensor:
         """|row|² of each row after centring, in the wide type."""
@@ -179,41 +216,55 @@ class Scan:
             squares[part] = self.space.bound_rows(side, part).to(wide).square().sum(1)
         return squares
 
-    def _rows(self, side: str, rows: Tensor) -> Tensor:
-        dim = self.space.gallery.shape[1]
+    def _gathered(self, rows: Tensor) -> Tensor:
+        dim = self.space.gallery.shape[1] + 2
         out = torch.empty(len(rows), dim, dtype=self.space.bound_dtype, device=rows.device)
         for start in range(0, len(rows), self.plan.rows):
             part = slice(start, start + self.plan.rows)
-            out[part] = self.space.bound_rows(side, rows[part])
+            out[part] = self.right(rows[part])
         return out
+
+    def left(self, rows: slice | Tensor) -> Tensor:
+        """The queries `rows` (n,) as the product takes them (n, D + 2): -2x, |x|², 1."""
+        x, squares = self.space.bound_rows("queries", rows), self._low_queries[rows]
+        return torch.cat([x.mul_(-2), squares[:, None], torch.ones_like(squares)[:, None]], 1)
+
+    def right(self, rows: slice | Tensor) -> Tensor:
+        """The gallery `rows` (m,) as the product takes them (m, D + 2): y, 1, |y|²."""
+        y, squares = self.space.bound_rows("gallery", rows), self._low_gallery[rows]
+        return torch.cat([y, torch.ones_like(squares)[:, None], squares[:, None]], 1)
 
     def error(self, queries: Tensor, gallery: Tensor) -> Tensor:
         """How much a squared gap may be above its bound, for each of `queries` (n,) and any of `gallery`."""
         largest = self.gallery_squares[gallery].amax()
-        return 2 * self.space.gamma * (self.query_squares[queries] + largest)
+        return 2 * self.slack * (self.query_squares[queries] + largest)
 
-    def scores(self, x: Tensor, y: Tensor, queries: Tensor, gallery: Tensor, out: Tensor) -> Tensor:
-        """Lower bounds (n, m) of the squared gaps of rows `x` of `queries` and `y` of `gallery`."""
-        out = out[: len(x) * len(y)].view(len(x), len(y))
-        torch.addmm(self._low_gallery[gallery], x, y.T, alpha=-2, out=out)
-        out += self._low_queries[queries][:, None]
+    def scores(self, left: Tensor, right: Tensor, queries: Tensor, gallery: Tensor, out: Tensor) -> Tensor:
+        """Lower bounds (n, m) of the squared gaps of `queries` (n,) and `gallery` (m,)."""
+        out = out[: len(left) * len(right)].view(len(left), len(right))
+        if left.device.type == "cpu":  # numpy's product is the faster one, and as good as any for a bound
+            np.matmul(left.numpy(), right.T.numpy(), out=out.numpy())
+        else:
+            torch.mm(left, right.T, out=out)
         if self._undirected is not None:  # at distance 1 from everything, whatever the product says
             out.masked_fill_(self._undirected[0][queries][:, None] | self._undirected[1][gallery], 2.0)
         self.exclude.apply_(out, queries, gallery)
         return out
 
     def part(self, low: int, high: int) -> tuple[Tensor, Tensor]:
-        """Gallery rows low..high of the order: their places (m,), and as the product takes them (m, D)."""
+        """Gallery rows low..high of the order: their places (m,), and as the product takes them."""
         rows = self.layout.gallery[low:high]
-        return rows, self.space.bound_rows("gallery", rows) if self._held is None else self._held[low:high]
+        if self._held is not None:
+            return rows, self._held[low:high]
+        return rows, self.right(slice(low, high) if self.layout.plain else rows)
 
-    def blocks(self, strip: Strip) -> Iterator[Block]:
-        """The blocks of a strip; each lies in one buffer and is gone when the next is asked for."""
+    def blocks(self, strip: Strip, buffer: Tensor) -> Iterator[Block]:
+        """The blocks of a strip; each lies in `buffer` and is gone when the next is asked for."""
         queries = self.layout.queries[strip.first : strip.last]
-        x = self.space.bound_rows("queries", queries)
+        left = self.left(queries)
         start = strip.first if self.plan.symmetric else strip.low
         for low in range(start, strip.high, self.plan.gallery):
-            gallery, y = self.part(low, min(low + self.plan.gallery, strip.high))
-            scores = self.scores(x, y, queries, gallery, self._buffer)
+            gallery, right = self.part(low, min(low + self.plan.gallery, strip.high))
+            scores = self.scores(left, right, queries, gallery, buffer)
             own = min(max(0, strip.last - low), len(gallery)) if self.plan.symmetric else len(gallery)
-            yield Block(queries, gallery, scores, own)
+            yield Block(queries, gallery, scores, strip.first, low, own)

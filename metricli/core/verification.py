@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor
 from metricli.core.metrics import asked_for
 from metricli.core.results import PairHistogram
 
-__all__ = ["Verification", "overall_first", "roc_auc_bound", "verification_metrics"]
+__all__ = ["Verification", "roc_auc_bound", "verification_metrics"]
 
 
 @dataclass(frozen=True)
@@ -21,15 +21,8 @@ class Verification:
     values: dict[str, Tensor]
     thresholds: dict[str, Tensor]
     """A pair matches if its distance is below. roc_auc has none."""
-
-
-def overall_first(pairs: PairHistogram) -> PairHistogram:
-    """`pairs` with the sum of all groups in the place of group 0, which holds pairs of no category."""
-    sides = {side: getattr(pairs, side) for side in ("genuine", "impostor")}
-    return replace(
-        pairs,
-        **{side: torch.cat([counts.sum(0, keepdim=True), counts[1:]]) for side, counts in sides.items()},
-    )
+    rates: dict[str, Tensor]
+    """The false match rate at the thresholds of fnmr and tar: what was asked for, or less."""
 
 
 def verification_metrics(pairs: PairHistogram, **asked: Any) -> Verification:
@@ -52,7 +45,7 @@ def verification_metrics(pairs: PairHistogram, **asked: Any) -> Verification:
     fmr = impostor / impostor[:, -1:]
     tar = genuine / genuine[:, -1:]
     fnmr = (genuine[:, -1:] - genuine) / genuine[:, -1:]
-    found = Verification({}, {})
+    found = Verification({}, {}, {})
     for each in asked_for(asked, "verification"):
         if each.key == "roc_auc":
             found.values[each.name] = torch.trapezoid(tar, fmr, dim=1).masked_fill(empty, torch.nan)
@@ -65,6 +58,7 @@ def verification_metrics(pairs: PairHistogram, **asked: Any) -> Verification:
             place = (fmr <= each.at).sum(1, keepdim=True).sub(1).clamp_min(0)
             value = (fnmr if each.key == "fnmr" else tar).gather(1, place)[:, 0]
             threshold = pairs.edges[place[:, 0]]
+            found.rates[each.name] = fmr.gather(1, place)[:, 0].masked_fill(empty, torch.nan)
         found.values[each.name] = value.masked_fill(empty, torch.nan)
         found.thresholds[each.name] = threshold.masked_fill(empty, torch.nan)
     return found

@@ -7,7 +7,10 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class TableFacts:
-    """Counts of a table, of its `train` rows unless named otherwise; made by `Table.facts`."""
+    """Counts of a table, of its `train` rows unless named otherwise; made by `Table.facts`.
+
+    Validation rows are those of the split that is judged: `validate --split` may name another.
+    """
 
     rows: int
     """Rows of every split."""
@@ -25,3 +28,5 @@ class TableFacts:
     """The first 10 labels with more than one category, in table order."""
     uncategorised_labels: int
     """Labels with at least one row lacking a category."""
+    queries_in_gallery: int = 0
+    """Validation rows that are both query and gallery."""

@@ -168,9 +168,10 @@ class Table:
             boxes=None if boxes is None else boxes[inside],
         )
 
-    def facts(self) -> TableFacts:
-        """What a plugin's spec check may know of this table; see `TableFacts`."""
-        train = self.in_split("train")
+    def facts(self, split: str = "validation") -> TableFacts:
+        """What a plugin's spec check may know of this table, `split` being judged; see `TableFacts`."""
+        train, judged = self.in_split("train"), self.in_split(split)
+        both = (self.flags("is_query") == 1) & (self.flags("is_gallery") == 1) & judged & ~self.ignored
         labels, label_words = self.codes("label")
         categories, category_words = self.codes("category")
         labels, categories = labels[train], categories[train]
@@ -184,7 +185,7 @@ class Table:
             rows=self.rows,
             train_rows=int(train.sum()),
             train_labels=len(instances),
-            validation_rows=int(self.in_split("validation").sum()),
+            validation_rows=int(judged.sum()),
             train_categories=len(np.unique(categories[has_category])),
             instances_min=int(instances.min()) if len(instances) else 0,
             instances_median=float(np.median(instances)) if len(instances) else 0.0,
@@ -192,6 +193,7 @@ class Table:
             labels_with_one_instance=int((instances == 1).sum()),
             labels_in_two_categories=[str(word) for word in label_words[of_label[how_many > 1]][:10]],
             uncategorised_labels=len(np.unique(labels[~has_category])),
+            queries_in_gallery=int(both.sum()),
         )
 
 

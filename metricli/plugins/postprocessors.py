@@ -50,12 +50,18 @@ class ConstantThreshold(_Door):
     effect = "cuts"
     name: Literal["constant_threshold"] = "constant_threshold"
     max_distance: float = Field(ge=0, description="items farther than this are not retrieved")
+    top_n: int | None = Field(
+        100,
+        ge=1,
+        description="items of each ranking to look at, those behind are not retrieved; null: as many as the "
+        "metrics ask for, so that one metric's value depends on the others",
+    )
 
     def build(self) -> Callable[[Rankings], Rankings]:
         """A `ConstantThreshold`."""
         from metricli.components.postprocessors import ConstantThreshold
 
-        return ConstantThreshold(max_distance=self.max_distance)
+        return ConstantThreshold(max_distance=self.max_distance, top_n=self.top_n)
 
 
 class AdaptiveThreshold(_Door):
@@ -64,14 +70,20 @@ class AdaptiveThreshold(_Door):
     effect = "cuts"
     name: Literal["adaptive_threshold"] = "adaptive_threshold"
     n_std: float = Field(
-        ge=0, description="a gap is wide above this multiple of the mean gap of all rankings searched for"
+        ge=0, description="a gap is wide above this multiple of the mean gap of all rankings"
+    )
+    top_n: int | None = Field(
+        100,
+        ge=1,
+        description="items of each ranking to look at, those behind are not retrieved; null: as many as the "
+        "metrics ask for, so that one metric's value depends on the others",
     )
 
     def build(self) -> Callable[[Rankings], Rankings]:
         """An `AdaptiveThreshold`."""
         from metricli.components.postprocessors import AdaptiveThreshold
 
-        return AdaptiveThreshold(n_std=self.n_std)
+        return AdaptiveThreshold(n_std=self.n_std, top_n=self.top_n)
 
 
 class KReciprocal(_Door):
@@ -137,6 +149,18 @@ class DatabaseAugmentation(_Mixing):
     """Each gallery item becomes the weighted mean of itself and its nearest items of the gallery."""
 
     name: Literal["database_augmentation"] = "database_augmentation"
+
+    def check(self, spec: Any, table: TableFacts | None) -> list[Problem]:
+        """Queries must be apart from the gallery, as far as the judged table holds both."""
+        problems = super().check(spec, table)
+        if table is not None and table.queries_in_gallery and spec.validation.gallery_table is None:
+            what = (
+                "would mix queries into the gallery items that they are to find: "
+                f"{table.queries_in_gallery} rows of the table are both query and gallery; keep the two "
+                "apart, or use query_expansion"
+            )
+            problems.append(Problem("", what))
+        return problems
 
     def build(self) -> Callable[[Rankings], Rankings]:
         """A `DatabaseAugmentation`."""

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 
-from metricli.data.table import Rows, Table
+from metricli.core.catalogue import metric_names
+from metricli.data.table import Table
 from metricli.errors import UsageError
 from metricli.reporter import Reporter
 from metricli.reports import Comparison
 from metricli.runs.checkpoints import BestCheckpoint, read_best, spec_of
-from metricli.runs.comparison import compare
+from metricli.runs.comparison import DIGEST, RANKING, compare, require_common, require_same_rules
 from metricli.runs.context import open_context
 from metricli.runs.directory import find_checkpoint
 from metricli.runs.embedding import embed_rows, images_of, row_loader
 from metricli.runs.evaluate import Evaluation, evaluate_rows
+from metricli.runs.judging import Postprocessor
 from metricli.runs.parts import image_dataset, inference_extractor, require_data
 from metricli.runs.per_query import STEM, PerQuery, per_query_of, read_per_query, rows_digest
 from metricli.runs.protocol import Judged
@@ -65,22 +68,52 @@ def _holds_features(path: Path) -> bool:
         return False
 
 
+def check_rules(other: Other, validation: ValidationSpec, name: str = "this evaluation") -> None:
+    """Refuse what can be known not to compare before anything is embedded: rules and metrics.
+
+    Raises:
+        UsageError: no metric has a value for each query, or a saved evaluation was judged by other rules or
+            has none of the metrics.
+    """
+    metrics = metric_names(validation.metrics.model_dump(), "ranking")
+    if not metrics:
+        listed = ", ".join(validation.metrics.names())
+        raise UsageError(f"--against compares values of each query; {listed} have none", hint=RANKING)
+    if other.saved is not None:
+        names = name, str(other.path)
+        saved = other.saved.protocol
+        if saved is not None:
+            saved = {key: value for key, value in saved.items() if key != DIGEST}
+        require_same_rules(_rules(validation), saved, names)
+        require_common(metrics, other.saved.values, names)
+
+
 def protocol_document(found: Evaluation, validation: ValidationSpec) -> dict[str, Any]:
     """What must be the same for two evaluations to be compared, and under `method` what may differ."""
     protocol = found.protocol
-    own = protocol.other is None
-    dumped = validation.model_dump(mode="json")
+    ids = protocol.exclude.query_ids, protocol.exclude.gallery_ids
+    assert ids[0] is not None
+    assert ids[1] is not None
+    digest = rows_digest(
+        protocol.judged.rows,
+        protocol.queries,
+        protocol.gallery,
+        None if protocol.other is None else protocol.gallery_rows,
+        ids=(ids[0].cpu().numpy(), ids[1].cpu().numpy()),
+    )
+    return {DIGEST: digest, **_rules(validation)}
+
+
+def _rules(validation: ValidationSpec) -> dict[str, Any]:
+    """The protocol as far as the spec says it."""
     return {
-        "rows_digest": rows_digest(
-            protocol.judged.rows, protocol.queries, protocol.gallery, None if own else protocol.gallery_rows
-        ),
         "search_within": validation.search_within,
         "unmatched": validation.unmatched,
         "method": {
             "distance": validation.distance,
             "search": validation.search.index or "exact",
-            "postprocessors": dumped["postprocessors"],
-            "gallery": "its own embeddings" if own else validation.gallery_features,
+            "postprocessors": validation.model_dump(mode="json")["postprocessors"],
+            "gallery": validation.gallery_features or "its own embeddings",
         },
     }
 
@@ -98,6 +131,7 @@ def compared(
     protocol: dict[str, Any],
     spec: ValidateSpec,
     table: Table,
+    postprocessors: Sequence[Postprocessor],
     reporter: Reporter,
 ) -> Comparison:
     """An evaluation against another one, which is made first if it is not a saved one.
@@ -108,11 +142,10 @@ def compared(
     """
     theirs = other.saved
     if theirs is None:
-        rows = found.protocol.judged.rows
-        again = _evaluated(other, found, spec, table, rows, reporter)
+        again = _evaluated(other, found, spec, table, postprocessors, reporter)
         theirs = per_query(again, protocol_document(again, spec.validation))
     bootstrap = spec.validation.bootstrap
-    return compare(
+    comparison = compare(
         per_query(found, protocol),
         theirs,
         ours_name=origin,
@@ -120,21 +153,37 @@ def compared(
         confidence=bootstrap.confidence,
         samples=bootstrap.samples,
     )
+    left_out = [name for name in spec.validation.metrics.names() if name not in found.per_query]
+    if not left_out:
+        return comparison
+    note = f"not compared, for want of a value for each query: {', '.join(left_out)}"
+    return replace(comparison, notes=[*comparison.notes, note])
 
 
 def _evaluated(
-    other: Other, found: Evaluation, spec: ValidateSpec, table: Table, rows: Rows, reporter: Reporter
+    other: Other,
+    found: Evaluation,
+    spec: ValidateSpec,
+    table: Table,
+    postprocessors: Sequence[Postprocessor],
+    reporter: Reporter,
 ) -> Evaluation:
     """Judge another model or its features on the same rows by the same rules."""
     reporter.say(f"against: {other.path}")
-    gallery = found.protocol.other
+    rows = found.protocol.judged.rows
+    judge = partial(
+        evaluate_rows,
+        validation=spec.validation,
+        reporter=reporter,
+        postprocessors=postprocessors,
+        other=found.protocol.other,
+    )
     if other.best is None:
         embeddings, readable = read_features(other.path, table, rows)
-        return evaluate_rows(Judged(rows, embeddings, readable), spec.validation, reporter, other=gallery)
+        return judge(Judged(rows, embeddings, readable))
     block, context = require_data(spec), open_context(spec.compute, reporter)
     theirs: ValidateSpec = spec_of(other.best, None, ValidateSpec, {}, ()).spec
     extractor, _ = inference_extractor(theirs, other.best, context)
     dataset = image_dataset(rows, theirs.transforms.eval.build(), block)
     judged, _ = embed_rows(context, extractor, rows, row_loader(context, dataset, spec.validation), block)
-    images = partial(images_of, dataset, context.device)
-    return evaluate_rows(judged, spec.validation, reporter, other=gallery, images=images)
+    return judge(judged, images=partial(images_of, dataset, context.device))

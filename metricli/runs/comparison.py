@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,8 @@ DIGEST = "rows_digest"
 """The key of a protocol that holds `per_query.rows_digest`."""
 METHOD = "method"
 """The key of a protocol that holds what two evaluations may differ in, but for `distance`."""
+RANKING = "ask for a ranking metric, such as validation.metrics.cmc=[1]"
+"""What to do where no metric has a value for each query."""
 
 Values = dict[str, NDArray[np.float64]]
 
@@ -44,14 +46,9 @@ def compare(
     """
     names = ours_name, theirs_name
     _require_same_queries(ours, theirs, names)
-    notes = _require_same_protocol(ours.protocol, theirs.protocol, names)
-    metrics = [metric for metric in ours.values if metric in theirs.values]
-    if not metrics:
-        listed = [", ".join(side.values) for side in (ours, theirs)]
-        raise UsageError(
-            f"{ours_name!r} and {theirs_name!r} have no metric in common: {listed[0]}, and {listed[1]}",
-            hint="judge both by the same metrics",
-        )
+    notes = require_same_rules(ours.protocol, theirs.protocol, names)
+    _require_same_rows(ours.protocol, theirs.protocol, names)
+    metrics = require_common(ours.values, theirs.values, names)
     notes += _only_in_one(ours, theirs, names)
     mine, other, lost = _judged_in_both(ours, theirs, metrics)
     if lost:
@@ -78,6 +75,28 @@ def compare(
         flips=_flips(mine, other, labels, [str(name) for name in label_names]),
         notes=notes,
     )
+
+
+def require_common(ours: Iterable[str], theirs: Iterable[str], names: tuple[str, str]) -> list[str]:
+    """The metrics that both have.
+
+    Raises:
+        UsageError: there are none.
+    """
+    mine, other = list(ours), list(theirs)
+    for side, name in ((mine, names[0]), (other, names[1])):
+        if not side:
+            raise UsageError(
+                f"{name!r} has no metric with a value for each query, and these are compared", hint=RANKING
+            )
+    common = [metric for metric in mine if metric in other]
+    if not common:
+        raise UsageError(
+            f"{names[0]!r} and {names[1]!r} have no metric in common: {', '.join(mine)}, and "
+            f"{', '.join(other)}",
+            hint="judge both by the same metrics",
+        )
+    return common
 
 
 def _require_same_queries(ours: PerQuery, theirs: PerQuery, names: tuple[str, str]) -> None:
@@ -113,10 +132,14 @@ def _flat(protocol: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, 
             yield f"{before}{key}", value
 
 
-def _require_same_protocol(
+def require_same_rules(
     ours: Mapping[str, Any] | None, theirs: Mapping[str, Any] | None, names: tuple[str, str]
 ) -> list[str]:
-    """Refuse other rules; what may differ and does comes back as notes."""
+    """Refuse other rules, as far as both are known; what may differ and does comes back as notes.
+
+    Raises:
+        UsageError: naming the rules that differ.
+    """
     unknown = [name for name, side in zip(names, (ours, theirs), strict=True) if side is None]
     if ours is None or theirs is None:
         which = " and ".join(map(repr, unknown))
@@ -132,17 +155,22 @@ def _require_same_protocol(
             f"{names[0]!r} and {names[1]!r} were judged by other rules: {listed}{more}",
             hint="judge both in the same way",
         )
-    if DIGEST in differing:
-        raise DataError(
-            f"{names[0]!r} and {names[1]!r} have the same queries, but searched another gallery: other rows, "
-            "labels, sequences or boxes",
-            hint="compare evaluations of one table and split",
-        )
     return [
         f"{key.removeprefix(METHOD + '.')}: {names[0]} has {_said(mine.get(key))}, "
         f"{names[1]} has {_said(other.get(key))}"
         for key in free
     ]
+
+
+def _require_same_rows(
+    ours: Mapping[str, Any] | None, theirs: Mapping[str, Any] | None, names: tuple[str, str]
+) -> None:
+    if ours is not None and theirs is not None and ours.get(DIGEST) != theirs.get(DIGEST):
+        raise DataError(
+            f"{names[0]!r} and {names[1]!r} have the same queries, but searched another gallery: other rows, "
+            "labels, sequences or boxes, or other images taken for the query itself",
+            hint="compare evaluations of one table and split",
+        )
 
 
 def _said(value: Any) -> str:
@@ -219,7 +247,8 @@ def _difference(metric: str, ours: float, theirs: float, found: Paired) -> Metri
 
 def _flips(mine: Values, other: Values, labels: NDArray[np.int64], names: list[str]) -> Flips:
     """Changes of cmc at its lowest k, or else of the first metric that changed at all."""
-    cmc = sorted((int(metric[4:]), metric) for metric in mine if metric.startswith("cmc@"))
+    found = ((metric.removeprefix("cmc@"), metric) for metric in mine)
+    cmc = sorted((int(k), metric) for k, metric in found if k.isdecimal())
     changed = (m for m in mine if not np.array_equal(mine[m], other[m], equal_nan=True))
     metric = cmc[0][1] if cmc else next(changed, next(iter(mine)))
     known = metric_of(metric)

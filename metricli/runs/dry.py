@@ -14,22 +14,25 @@ from metricli.reporter import Reporter
 from metricli.reports import DryRunReport
 from metricli.runs.context import Context, open_context
 from metricli.runs.embed import refuse_bad, refuse_empty
+from metricli.runs.judging import built_postprocessors, require_fit, try_postprocessors
 from metricli.runs.learner import Learner, build_learner
 from metricli.runs.parts import image_dataset
 from metricli.runs.train import open_training_table
 from metricli.runs.trainset import TrainSet, build_train_set
+from metricli.runs.validate import gallery_of
 from metricli.specs.load import Loaded
 from metricli.specs.train import TrainSpec
 
 
 def dry_run(loaded: Loaded[TrainSpec], reporter: Reporter) -> DryRunReport:
-    """Take one training step and embed one evaluation batch.
+    """Take one training step, embed one evaluation batch, and try what judging takes besides.
 
     Raises:
         MetricliError: whatever the real run would stop at so far.
     """
     spec = loaded.spec
     table, warnings = open_training_table(loaded, reporter)
+    postprocessors = built_postprocessors(spec.validation)
     context = open_context(spec.compute, reporter, spec.training.precision)
     data = build_train_set(spec, table, context)
     learner = build_learner(
@@ -39,8 +42,9 @@ def dry_run(loaded: Loaded[TrainSpec], reporter: Reporter) -> DryRunReport:
         label_to_category=data.label_to_category,
         steps_per_epoch=data.steps_per_epoch,
     )
+    rows, dim = table.split("validation"), int(learner.extractor.dim)  # type: ignore[arg-type]
+    require_fit(spec.validation, dim, gallery_of(spec.validation, table, rows, "validation", reporter))
     train_batch = _try_step(spec, data, learner)
-    rows = table.split("validation")
     eval_batch: dict[str, Any] = {"images": 0}
     if len(rows):
         dataset = image_dataset(rows, spec.transforms.eval.build(), spec.data)
@@ -50,7 +54,9 @@ def dry_run(loaded: Loaded[TrainSpec], reporter: Reporter) -> DryRunReport:
         refuse_empty(batch)
         learner.extractor.eval()
         with torch.inference_mode():
-            found = learner.extractor(batch.images.to(context.device, context.dtype))
+            images = batch.images.to(context.device, context.dtype)
+            found = learner.extractor(images)
+        try_postprocessors(postprocessors, spec.validation, dim, images)
         eval_batch = {"images": len(batch.rows)}
         eval_batch |= {"shape": list(batch.images.shape), "embeddings": list(found.shape)}
     counts = [p for module in (learner.extractor, learner.loss) for p in module.parameters()]

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from metricli.core.approximate import faiss_search
 from metricli.core.bootstrap import intervals
 from metricli.core.catalogue import metric_names
-from metricli.core.health import health_metrics
 from metricli.core.metrics import (
     clipped,
     cutoffs,
@@ -23,19 +21,16 @@ from metricli.core.metrics import (
     summarize,
     zero_unmatched,
 )
-from metricli.core.rankings import Images, Rankings, Searcher
+from metricli.core.rankings import Images, Rankings
 from metricli.core.results import SearchResult, Survey
-from metricli.core.retrieval import search, survey
-from metricli.core.verification import overall_first, verification_metrics
+from metricli.core.retrieval import survey
 from metricli.errors import DataError
 from metricli.reporter import Reporter
 from metricli.reports import Intervals, Metrics
+from metricli.runs.judging import UNSEARCHED, Postprocessor, searcher_of
 from metricli.runs.protocol import Judged, Protocol, protocol_of, unmatched_paths
+from metricli.runs.unranked import RESOLUTION, group_resolution, health, verified
 from metricli.specs.validate import SearchSpec, ValidationSpec
-
-BINS = 2**16
-"""Bins of the pair histogram; fewer where there are many categories."""
-_ALL_BINS = 2**22
 
 
 @dataclass(frozen=True)
@@ -60,28 +55,28 @@ def evaluate_rows(
     validation: ValidationSpec,
     reporter: Reporter,
     *,
+    postprocessors: Sequence[Postprocessor],
     other: Judged | None = None,
     images: Images | None = None,
 ) -> Evaluation:
     """Judge the embeddings of some rows; rows that are not readable are left out.
 
-    `other` is a gallery of its own; `images` gives the images of judged rows, for postprocessors that look at
-    them.
+    `postprocessors` are those of `validation`, built; `other` is a gallery of its own; `images` gives the
+    images of judged rows, for postprocessors that look at them.
 
     Raises:
-        DataError: see `protocol_of`; or the embeddings cannot be searched.
+        DataError: see `protocol_of`; or the embeddings cannot be searched, or a postprocessor refuses them.
     """
     if judged.embeddings.device.type == "mps":  # which has no float64
         judged = Judged(judged.rows, judged.embeddings.cpu(), judged.readable)
     protocol = protocol_of(judged, other, validation)
     asked = validation.metrics.model_dump()
-    depth = required_k(protocol.num_relevant, **asked)
+    most = max(1, int(protocol.lengths.max()))  # a deeper search would find nothing more
+    depth = min(required_k(protocol.num_relevant, **asked), most)
     reporter.begin("search", len(protocol.queries), "query")
     try:
-        rankings, notes = _postprocessed(protocol, validation, depth, images, reporter)
+        rankings, notes = _postprocessed(protocol, validation, depth, images, postprocessors)
         found = _surveyed(rankings, protocol, asked, validation.search, reporter)
-    except ValueError as error:  # values so large that their squares are not finite, or a postprocessor's own
-        raise DataError(f"the embeddings cannot be searched: {error}") from None
     finally:
         reporter.end()
     per_query = retrieval_metrics(
@@ -91,26 +86,26 @@ def evaluate_rows(
         protocol.num_relevant,
         first=found.first,
         last=found.last,
+        retrievable=protocol.lengths,
         **asked,
     )
     if validation.unmatched == "zero":
         per_query = zero_unmatched(per_query)
     names = protocol.categories
-    metrics, thresholds = summarize(per_query, protocol.codes, names), Metrics()
-    if found.pairs is not None:
-        verified = verification_metrics(overall_first(found.pairs), **asked)
-        metrics = merge(metrics, verified.values, names)
-        thresholds = merge({}, verified.thresholds, names)
+    metrics = summarize(per_query, protocol.codes, names)
+    pairs = verified(found, names, asked)
+    for name, row in pairs.values.items():
+        metrics[name] |= row
     if metric_names(asked, "health"):
-        metrics = merge(metrics, _health(rankings, found.result, protocol, asked), names)
+        metrics = merge(metrics, health(rankings, found.result, protocol, asked), names)
     unmatched = unmatched_paths(protocol)
-    warnings = notes + _warnings(validation, protocol, rankings, len(unmatched))
+    warnings = notes + pairs.notes + _warnings(validation, protocol, rankings, len(unmatched))
     for message in warnings:
         reporter.warn(message)
     return Evaluation(
         metrics=_in_order(metrics, asked),
         intervals=_intervals(per_query, protocol, validation),
-        thresholds=thresholds,
+        thresholds=pairs.thresholds,
         protocol=protocol,
         per_query=per_query,
         result=found.result,
@@ -120,7 +115,11 @@ def evaluate_rows(
 
 
 def _postprocessed(
-    protocol: Protocol, validation: ValidationSpec, depth: int, images: Images | None, reporter: Reporter
+    protocol: Protocol,
+    validation: ValidationSpec,
+    depth: int,
+    images: Images | None,
+    postprocessors: Sequence[Postprocessor],
 ) -> tuple[Rankings, list[str]]:
     """The rankings that the postprocessors leave, and what they have to say."""
     queries, gallery = protocol.embeddings
@@ -134,27 +133,19 @@ def _postprocessed(
         validation.distance,
         protocol.exclude,
         depth,
-        searcher=_searcher(validation.search),
+        searcher=searcher_of(validation.search),
         query_images=of(protocol.queries),
         gallery_images=of(protocol.gallery) if protocol.other is None else None,
     )
     notes: list[str] = []
-    for spec in validation.postprocessors:
-        postprocessor = spec.build()
+    for postprocessor in postprocessors:
         rankings = postprocessor(rankings)
-        notes += getattr(postprocessor, "notes", [])
+        notes += postprocessor.notes
     if validation.search.index is not None:
         notes.append(
             f"the search is approximate (faiss {validation.search.index}): the metrics are of what it found"
         )
-    del reporter
     return rankings, notes
-
-
-def _searcher(spec: SearchSpec) -> Searcher:
-    if spec.index is None:
-        return partial(search, budget_mb=spec.budget_mb)
-    return partial(faiss_search, index=spec.index, nprobe=spec.nprobe)
 
 
 def _surveyed(
@@ -163,47 +154,29 @@ def _surveyed(
     """The ranking, and what a pass over all pairs is needed for, in one pass if possible."""
     ranks = bool(asked["mrr"] or asked["minp"])
     pairs = bool(metric_names(asked, "verification"))
-    count = len(protocol.categories) + 1
     result = None if rankings.untouched and spec.index is None else rankings.result
     if result is not None and not (ranks or pairs):
         return Survey(result)
-    found = survey(
-        rankings.queries,
-        rankings.gallery,
-        k=rankings.k if result is None else 1,
-        distance=rankings.distance,
-        exclude=rankings.exclude,
-        query_labels=protocol.query_labels,
-        gallery_labels=protocol.gallery_labels,
-        ranks=ranks,
-        bins=min(BINS, max(256, _ALL_BINS // count)) if pairs else 0,
-        groups=(protocol.codes + 1).to(rankings.queries.device),
-        num_groups=count,
-        budget_mb=spec.budget_mb,
-        on_progress=reporter.advance,
-    )
+    try:
+        found = survey(
+            rankings.queries,
+            rankings.gallery,
+            k=rankings.k if result is None else 1,
+            distance=rankings.distance,
+            exclude=rankings.exclude,
+            query_labels=protocol.query_labels,
+            gallery_labels=protocol.gallery_labels,
+            ranks=ranks,
+            resolution=RESOLUTION if pairs else 0,
+            groups=protocol.codes.to(rankings.queries.device),
+            num_groups=len(protocol.categories),
+            group_resolution=group_resolution(len(protocol.categories)) if pairs else None,
+            budget_mb=spec.budget_mb,
+            on_progress=reporter.advance,
+        )
+    except ValueError as error:
+        raise DataError(f"{UNSEARCHED}: {error}") from None
     return found if result is None else Survey(result, found.first, found.last, found.pairs)
-
-
-def _health(
-    rankings: Rankings, result: SearchResult, protocol: Protocol, asked: dict[str, Any]
-) -> dict[str, Tensor]:
-    """Health of all that was judged, each row once: the gallery, and the queries that are not in it."""
-    queries, gallery, exclude = rankings.queries, rankings.gallery, protocol.exclude
-    assert exclude.query_ids is not None
-    assert exclude.gallery_ids is not None
-    more = ~torch.isin(exclude.query_ids, exclude.gallery_ids)
-    kept = more.cpu()
-    return health_metrics(
-        gallery if not bool(kept.any()) else torch.cat([gallery, queries[more]]),
-        torch.cat([protocol.gallery_labels, protocol.query_labels[more]]),
-        (result if rankings.found is None else rankings.neighbours(rankings.k)).indices,
-        len(gallery),
-        codes=torch.cat([protocol.gallery_codes, protocol.codes[kept]]).to(gallery.device),
-        query_codes=protocol.codes.to(gallery.device),
-        num_categories=len(protocol.categories),
-        **asked,
-    )
 
 
 def _in_order(metrics: Metrics, asked: dict[str, Any]) -> Metrics:
@@ -228,7 +201,11 @@ def _warnings(validation: ValidationSpec, protocol: Protocol, rankings: Rankings
     """What to say of ignored rows, queries without a match, k that is clipped, and collapsed embeddings."""
     warnings, queries = [], len(protocol.queries)
     if without:
-        done = "count as 0 in every metric" if validation.unmatched == "zero" else "are left out of the means"
+        done = (
+            "count as 0 in every ranking metric"
+            if validation.unmatched == "zero"
+            else "are left out of the means"
+        )
         warnings.append(f"{without} of {queries} queries have no match in the gallery and {done}")
     asked = validation.metrics.model_dump()
     shortest = int(protocol.lengths.min())
@@ -247,5 +224,5 @@ def _warnings(validation: ValidationSpec, protocol: Protocol, rankings: Rankings
         )
     if rankings.found is not None and metric_names(asked, "verification"):
         names = ", ".join(metric_names(asked, "verification"))
-        warnings.append(f"{names}: of the embeddings' distances, which re-ranking does not change")
+        warnings.append(f"{names}: of the distances of embeddings, as if the order had not been changed")
     return warnings

@@ -8,12 +8,16 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel
+from pydantic_core import to_jsonable_python
+
 from metricli.errors import CheckpointError, UsageError
 from metricli.reports import OVERALL, Intervals, Metrics, TrainReport
 from metricli.runs.checkpoints import read_last, save_last
 from metricli.runs.directory import RunDirectory
 from metricli.runs.learner import Learner
 from metricli.runs.trainset import TrainSet
+from metricli.specs.plugin import PluginSpec
 from metricli.specs.train import TrainSpec
 from metricli.specs.validate import LOSS, lower_is_better
 
@@ -49,6 +53,8 @@ class Progress:
     best_value: float | None = None
     best_metrics: Metrics = field(default_factory=dict)
     best_intervals: Intervals = field(default_factory=dict)
+    best_confidence: float = 0.95
+    """That of these intervals; a resumed run may ask for another one in the epochs that it adds."""
     stale: int = 0
     """Validations since the best."""
     stopped: str = ""
@@ -78,6 +84,10 @@ class Progress:
             return False
         self.best_epoch, self.best_value, self.best_metrics, self.stale = self.epoch + 1, value, metrics, 0
         return True
+
+    def keep_intervals(self, intervals: Intervals, confidence: float) -> None:
+        """Keep the intervals of the best epoch, and what share of the draws they hold."""
+        self.best_intervals, self.best_confidence = intervals, confidence
 
 
 def monitored(spec: TrainSpec, metrics: Metrics, loss: float) -> float:
@@ -110,7 +120,7 @@ def restore(run: RunDirectory, learner: Learner, data: TrainSet) -> Progress:
         UsageError: the spec is not the one that the run was started with.
     """
     state, meta = read_last(run.last)
-    refuse_other_spec(meta["spec"], learner.spec.model_dump(mode="json"), run.path)
+    refuse_other_spec(meta["spec"], learner.spec, run.path)
     hint = "resume with the table that the run was started with"
     labels = data.labels
     if meta["labels"] != labels:
@@ -125,16 +135,17 @@ def restore(run: RunDirectory, learner: Learner, data: TrainSet) -> Progress:
     return Progress(**meta["progress"])
 
 
-def refuse_other_spec(was: Mapping[str, Any], now: Mapping[str, Any], where: Path) -> None:
+def refuse_other_spec(was: Mapping[str, Any], now: TrainSpec, where: Path) -> None:
     """Refuse to go on with a spec that would train something else.
 
     Where to compute and where the data lies, how images are read and evaluated in batches, the loggers and
-    the prediction may differ; that the train rows are the same is checked by their digest.
+    the prediction may differ; that the train rows are the same is checked by their digest. A key that the
+    run does not have, because the version that began it knew none, stands at its default there.
 
     Raises:
         UsageError: naming the keys that differ.
     """
-    before, after = _flat(was), _flat(now)
+    before, after = _flat(_completed(was, now)), _flat(now.model_dump(mode="json"))
     keys = [k for k in before | after if before.get(k) != after.get(k) and not k.startswith(_FREE)]
     if keys:
         shown = "; ".join(f"{k}: {before.get(k)!r} was, {after.get(k)!r} is" for k in sorted(keys)[:5])
@@ -142,6 +153,24 @@ def refuse_other_spec(was: Mapping[str, Any], now: Mapping[str, Any], where: Pat
             f"the spec differs from that of the run in {str(where)!r}: {shown}",
             hint="resume with the same spec, or start another run",
         )
+
+
+def _completed(was: Any, now: Any) -> Any:
+    """A saved block with the defaults of the keys that it lacks, wherever the one of today has such keys."""
+    if isinstance(now, list) and isinstance(was, list) and len(was) == len(now):
+        return [_completed(one, other) for one, other in zip(was, now, strict=True)]
+    if not isinstance(now, BaseModel) or not isinstance(was, Mapping):
+        return was
+    if isinstance(now, PluginSpec) and was.get("name") != getattr(now, "name", None):  # it has other keys
+        return was
+    fields = type(now).model_fields
+    return dict(was) | {
+        key: _completed(was[key], getattr(now, key))
+        if key in was
+        else to_jsonable_python(field.get_default(call_default_factory=True))
+        for key, field in fields.items()
+        if key in was or not field.is_required()
+    }
 
 
 def _flat(value: Any, path: str = "") -> dict[str, Any]:
@@ -157,7 +186,7 @@ def report(run: RunDirectory, spec: TrainSpec, progress: Progress, warnings: lis
     return TrainReport(
         metrics=progress.best_metrics,
         intervals=progress.best_intervals,
-        confidence=spec.validation.bootstrap.confidence,
+        confidence=progress.best_confidence,
         run_dir=run.path,
         best_ckpt=run.best,
         last_ckpt=run.last,

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
@@ -156,9 +157,14 @@ def read_per_query(path: Path) -> PerQuery:
     table = _read_table(path)
     missing = [name for name in ("row", *_WORDS) if name not in table.column_names]
     metrics = [name for name in table.column_names if metric_of(name) is not None]
-    if missing or not metrics:
-        what = f"no column {missing[0]!r}" if missing else "no column of a metric"
+    if missing:
+        what = f"no column {missing[0]!r}"
         raise DataError(f"{str(path)!r} has {what}", hint="give what `metricli validate --out` wrote")
+    if not metrics:
+        raise DataError(
+            f"{str(path)!r} has no column of a metric: none that was asked for has a value for each query",
+            hint="judge it again with a ranking metric, such as cmc",
+        )
     try:
         rows = table.column("row").cast(pa.int64()).to_numpy()
         words = [table.column(name).cast(pa.string()).fill_null("").to_numpy() for name in _WORDS]
@@ -241,29 +247,38 @@ def rows_digest(
     queries: NDArray[np.int64],
     gallery: NDArray[np.int64],
     gallery_rows: Rows | None = None,
+    *,
+    ids: tuple[NDArray[np.int64], NDArray[np.int64]] | None = None,
 ) -> str:
-    """sha256 over what is judged, in order: paths, labels, categories, sequences, boxes, and roles.
+    """sha256 over what is judged, in order: paths, labels, categories, sequences and boxes of both sides.
 
-    `queries` are places in `rows`, `gallery` in `gallery_rows` if it is given. Rows that are neither do not
-    count, nor does where the judged ones stand in the table.
+    `queries` are places in `rows`, `gallery` in `gallery_rows`, or in `rows` without it: the same rows have
+    the same digest either way. `ids` are codes (Q,) and (G,) of which equal ones are one image: which pairs
+    that takes out counts, not the codes. Rows that are neither query nor gallery do not count, nor does where
+    the judged ones stand in the table.
     """
-    digest = hashlib.sha256()
-    roles = np.zeros(len(rows), dtype=np.uint8)
-    roles[queries] += 1
-    if gallery_rows is None:
-        roles[gallery] += 2
-    _feed(digest, rows, roles)
-    if gallery_rows is not None:
-        roles = np.zeros(len(gallery_rows), dtype=np.uint8)
-        roles[gallery] += 2
-        _feed(digest, gallery_rows, roles)
+    source = rows if gallery_rows is None else gallery_rows
+    first = _side(rows, queries)
+    one = source is rows and np.array_equal(queries, gallery)
+    digest = hashlib.sha256(first + (first if one else _side(source, gallery)))
+    if ids is not None:
+        digest.update(_shared(*ids))
     return digest.hexdigest()
 
 
-def _feed(digest: Any, rows: Rows, roles: NDArray[np.uint8]) -> None:
-    judged = np.flatnonzero(roles)
-    digest.update(len(judged).to_bytes(8, "little") + roles[judged].tobytes())
+def _side(rows: Rows, judged: NDArray[np.int64]) -> bytes:
+    digest = hashlib.sha256(len(judged).to_bytes(8, "little"))
     for column in (rows.paths, rows.labels, rows.categories, rows.sequences):
         digest.update("\0".join(column[judged].tolist()).encode("utf-8", "surrogatepass") + b"\1")
     if rows.boxes is not None and (rows.boxes[judged] >= 0).any():
         digest.update(rows.boxes[judged].tobytes())
+    return digest.digest()
+
+
+def _shared(queries: NDArray[np.int64], gallery: NDArray[np.int64]) -> bytes:
+    """Equal bytes for codes with the same pairs of equal ones: -1 for a code that the other side lacks."""
+    both = np.concatenate([queries, gallery])
+    shared = np.concatenate([np.isin(queries, gallery), np.isin(gallery, queries)])
+    codes = np.full(len(both), -1, dtype=np.int64)
+    codes[shared] = pd.factorize(both[shared])[0]
+    return codes.astype("<i8").tobytes()

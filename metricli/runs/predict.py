@@ -18,6 +18,7 @@ from metricli.runs.checkpoints import read_best
 from metricli.runs.context import open_context
 from metricli.runs.directory import find_checkpoint
 from metricli.runs.embed import RowLoader, embed
+from metricli.runs.embedding import skipped_paths
 from metricli.runs.features import FeatureFile, beside, check_out, refuse_foreign
 from metricli.runs.parts import (
     image_dataset,
@@ -27,7 +28,6 @@ from metricli.runs.parts import (
     require_data,
     take_split,
 )
-from metricli.runs.embedding import skipped_paths
 from metricli.specs.data import DataSpec
 from metricli.specs.load import Loaded, Source
 from metricli.specs.predict import PredictSpec

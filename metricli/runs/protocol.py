@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import os
+from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
@@ -51,6 +52,8 @@ class Protocol:
     """(Q,) int64: items that a query should find."""
     lengths: Tensor
     """(Q,) int64: items that a query can find."""
+    notes: list[str] = field(default_factory=list)
+    """What is doubtful about who is who."""
 
     @property
     def gallery_rows(self) -> Rows:
@@ -86,12 +89,14 @@ def protocol_of(judged: Judged, other: Judged | None, validation: ValidationSpec
         codes = torch.from_numpy(_codes(words, empty)).to(device)
         return codes[: len(queries)], codes[len(queries) :]
 
+    notes: list[str] = []
     if other is None or other.rows is rows:
         ids = torch.from_numpy(queries).to(device), torch.from_numpy(gallery).to(device)
     else:
         places = np.concatenate([_images(rows)[queries], _images(gallery_rows)[gallery]])
         images = torch.from_numpy(_codes(places)).to(device)
         ids = images[: len(queries)], images[len(queries) :]
+        notes = _same_words(rows.paths[queries], gallery_rows.paths[gallery], places)
     groups: tuple[Tensor | None, Tensor | None] = (None, None)
     if validation.search_within == "category":
         _require_categories(rows, queries)
@@ -117,6 +122,7 @@ def protocol_of(judged: Judged, other: Judged | None, validation: ValidationSpec
         gallery_codes=torch.from_numpy(gallery_codes.astype(np.int64)),
         num_relevant=count_relevant(query_labels, gallery_labels, exclude),
         lengths=count_relevant(*nothing, exclude),  # with one label for all
+        notes=notes,
     )
     if validation.unmatched == "error":
         _require_matches(protocol)
@@ -176,14 +182,46 @@ def unmatched_paths(protocol: Protocol) -> list[str]:
 
 
 def _images(rows: Rows) -> np.ndarray:
-    """One text for each image of some rows (N,): where it lies, and its box."""
-    places = [str(rows.root.absolute() / path) for path in rows.paths]
+    """One text for each image of some rows (N,): where it really lies, links followed, and its box."""
+    root = str(rows.root.absolute())
+    folders: dict[str, tuple[str, frozenset[str]]] = {}  # as written: where it is, and the links in it
+    places = []
+    for path in rows.paths:
+        head, name = os.path.split(path)
+        if head not in folders:
+            real = os.path.realpath(os.path.join(root, head))
+            folders[head] = real, _links(real)
+        real, links = folders[head]
+        place = os.path.join(real, name)
+        places.append(os.path.realpath(place) if name in links else place)
     if rows.boxes is not None:
         boxes = (box.tolist() if box[0] >= 0 else "" for box in rows.boxes)
         places = [f"{place} {box}" for place, box in zip(places, boxes, strict=True)]
     else:
         places = [f"{place} " for place in places]
     return np.array(places, dtype=object)
+
+
+def _same_words(queries: np.ndarray, gallery: np.ndarray, places: np.ndarray) -> list[str]:
+    """A note where paths (Q,) and (G,) are written alike, but `places` (Q + G,) says of two images."""
+    known = ~pd.Index(places[: len(queries)]).isin(places[len(queries) :])
+    alike = queries[known & pd.Index(queries).isin(gallery)]
+    if not len(alike):
+        return []
+    return [
+        f"{len(alike)} of {len(queries)} queries have the path of a row of gallery_table, the first "
+        f"{str(alike[0])!r}, but in another folder: they are taken for other images; if they are not, queries "
+        "find themselves: give gallery_table in the folder of its images, or absolute paths"
+    ]
+
+
+def _links(folder: str) -> frozenset[str]:
+    """The names in a folder that are symbolic links; none where it cannot be read, as with features alone."""
+    try:
+        with os.scandir(folder) as entries:
+            return frozenset(entry.name for entry in entries if entry.is_symlink())
+    except OSError:
+        return frozenset()
 
 
 def _codes(words: np.ndarray, empty: int | None = None) -> np.ndarray:

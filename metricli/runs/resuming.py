@@ -53,5 +53,5 @@ def finished_report(run: RunDirectory, spec: TrainSpec) -> TrainReport | None:
     progress = Progress(**meta["progress"])
     if not progress.stopped:
         return None
-    refuse_other_spec(meta["spec"], spec.model_dump(mode="json"), run.path)
+    refuse_other_spec(meta["spec"], spec, run.path)
     return report(run, spec, progress, [])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from metricli.runs.context import Context, StopFlag, open_context, stop_on_signa
 from metricli.runs.directory import RunDirectory
 from metricli.runs.embed import refuse_bad, refuse_empty
 from metricli.runs.embedding import embed_rows, images_of, row_loader, skipped_paths
-from metricli.runs.evaluate import evaluate_rows
+from metricli.runs.evaluate import Evaluation, evaluate_rows
 from metricli.runs.history import (
     Progress,
     is_lower_better,
@@ -28,10 +28,10 @@ from metricli.runs.history import (
     restore,
     save,
 )
+from metricli.runs.judging import built_postprocessors, require_fit
 from metricli.runs.learner import Learner, build_learner
 from metricli.runs.logs import Logs, Transcript
-from metricli.runs.parts import image_dataset, open_table
-from metricli.runs.protocol import Judged, require_one_dimension
+from metricli.runs.parts import check_with_table, image_dataset, open_table
 from metricli.runs.resuming import choose_run, finished_report
 from metricli.runs.trainset import TrainSet, build_train_set
 from metricli.runs.validate import gallery_of
@@ -55,6 +55,7 @@ def train(
             reporter.say(f"the run in {run.path} is finished; its report follows")
             return finished
     table, warnings = open_training_table(loaded, reporter)
+    postprocessors = built_postprocessors(spec.validation)
     context = open_context(spec.compute, reporter, spec.training.precision)
     data = build_train_set(spec, table, context)
     learner = build_learner(
@@ -66,8 +67,14 @@ def train(
     )
     rows = table.split("validation")
     gallery = gallery_of(spec.validation, table, rows, "validation", reporter)
-    if gallery is not None:
-        require_one_dimension(int(learner.extractor.dim), gallery)  # type: ignore[arg-type]
+    require_fit(spec.validation, int(learner.extractor.dim), gallery)  # type: ignore[arg-type]
+    judge = partial(
+        evaluate_rows,
+        validation=spec.validation,
+        reporter=reporter,
+        postprocessors=postprocessors,
+        other=gallery,
+    )
     with run.locked():
         if resuming:
             progress = restore(run, learner, data)
@@ -80,7 +87,7 @@ def train(
         reporter.write_to(run.log)
         reporter.say(said)
         with Logs(run, spec.loggers, reporter) as logs, stop_on_signals() as stop:
-            training = Training(loaded, context, data, learner, rows, run, progress, logs, warnings, gallery)
+            training = Training(loaded, context, data, learner, rows, run, progress, logs, warnings, judge)
             training.run(stop)
     return report(run, spec, progress, warnings)
 
@@ -99,7 +106,7 @@ class Training:
         progress: Progress,
         logs: Logs,
         warnings: list[str],
-        gallery: Judged | None,
+        evaluate: Callable[..., Evaluation],
     ) -> None:
         self.loaded, self.spec, self.context, self.data = loaded, loaded.spec, context, data
         self.learner, self.run_dir, self.progress, self.logs = learner, run, progress, logs
@@ -114,7 +121,7 @@ class Training:
         dataset = image_dataset(validation_rows, self.eval_transform, self.spec.data)
         self.validation_loader = row_loader(context, dataset, self.spec.validation)
         self.images = partial(images_of, dataset, context.device)
-        self.gallery = gallery
+        self.evaluate = evaluate
 
     def warn(self, message: str) -> None:
         """Say a warning and keep it for the report."""
@@ -215,11 +222,11 @@ class Training:
         self.intervals = {}
         if len(self.validation_rows) == 0:
             return {}
-        rows, validation = self.validation_rows, self.spec.validation
+        rows = self.validation_rows
         judged, skipped = embed_rows(
             self.context, self.learner.extractor, rows, self.validation_loader, self.spec.data
         )
-        found = evaluate_rows(judged, validation, self.reporter, other=self.gallery, images=self.images)
+        found = self.evaluate(judged, images=self.images)
         paths = skipped_paths(rows, skipped, self.reporter)
         self.progress.skipped += [path for path in paths if path not in self.progress.skipped]
         self.warnings += [message for message in found.warnings if message not in self.warnings]
@@ -284,8 +291,4 @@ def open_training_table(loaded: Loaded[TrainSpec], reporter: Reporter) -> tuple[
     """
     check_spec(loaded, None)
     table, warnings = open_table(loaded.spec.data, "train", reporter)
-    for problem in check_spec(loaded, table.facts()):
-        message = f"{problem.path}: {problem.message}"
-        warnings.append(message)
-        reporter.warn(message)
-    return table, warnings
+    return table, warnings + check_with_table(loaded, table, "validation", reporter)

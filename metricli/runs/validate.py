@@ -22,7 +22,9 @@ from metricli.runs.context import open_context
 from metricli.runs.directory import find_checkpoint
 from metricli.runs.embedding import embed_rows, images_of, row_loader, skipped_paths
 from metricli.runs.evaluate import Evaluation, evaluate_rows
+from metricli.runs.judging import built_postprocessors, require_fit
 from metricli.runs.parts import (
+    check_with_table,
     image_dataset,
     inference_extractor,
     load_inference,
@@ -34,7 +36,7 @@ from metricli.runs.per_query import write_per_query
 from metricli.runs.protocol import Judged
 from metricli.runs.saved_features import read_features
 from metricli.specs.data import DataSpec
-from metricli.specs.load import Loaded, Source
+from metricli.specs.load import Loaded, Source, check_spec, load_spec
 from metricli.specs.suggest import did_you_mean
 from metricli.specs.validate import ValidateSpec, ValidationSpec
 
@@ -69,31 +71,38 @@ def validate(
         source = {}
     loaded: Loaded[ValidateSpec] = load_inference(source, best, ValidateSpec, data, overrides)
     spec = loaded.spec
+    check_spec(loaded, None)
     _require_metrics(spec.validation, require)
     other = None if against is None else open_other(Path(against))
     block = require_data(spec)
     table, warnings = open_table(block, "evaluate", reporter, split, images=features is None)
+    warnings += check_with_table(loaded, table, split, reporter)
+    postprocessors = built_postprocessors(spec.validation)
     rows = take_split(table, split)
     gallery = gallery_of(spec.validation, table, rows, split, reporter)
     skipped: list[int] = []
     if features is not None:
         embeddings, readable = read_features(Path(features), table, rows)
+        require_fit(spec.validation, embeddings.shape[1], gallery)
         judged, origin, images = Judged(rows, embeddings, readable), str(features), None
         skipped = np.flatnonzero(~readable).tolist()
     else:
         context = open_context(spec.compute, reporter)
         extractor, origin = inference_extractor(spec, best, context)
+        require_fit(spec.validation, int(extractor.dim), gallery)  # type: ignore[arg-type]
         dataset = image_dataset(rows, spec.transforms.eval.build(), block)
         judged, skipped = embed_rows(
             context, extractor, rows, row_loader(context, dataset, spec.validation), block
         )
         images = partial(images_of, dataset, context.device)
-    found = evaluate_rows(judged, spec.validation, reporter, other=gallery, images=images)
+    found = evaluate_rows(
+        judged, spec.validation, reporter, postprocessors=postprocessors, other=gallery, images=images
+    )
     paths = skipped_paths(rows, skipped, reporter)
     report = validate_report(found, spec.validation, split, origin, warnings, started, paths)
     if other is None:
         return report
-    comparison = compared(other, found, origin, report.protocol, spec, table, reporter)
+    comparison = compared(other, found, origin, report.protocol, spec, table, postprocessors, reporter)
     return replace(report, comparison=comparison, seconds=time.monotonic() - started)
 
 
@@ -188,11 +197,16 @@ def evaluate(
 
     Raises:
         DataError: another number of rows, a NaN or an infinity, or a table with errors.
+        SpecError: `validation` contradicts itself or the table.
     """
     started = time.monotonic()
     validation = validation or ValidationSpec()
+    loaded = load_spec(ValidateSpec(validation=validation), ValidateSpec)
+    check_spec(loaded, None)
     block = DataSpec(table=str(table), root=None if root is None else str(root))
     found, warnings = open_table(block, "evaluate", reporter, split, images=False)
+    warnings += check_with_table(loaded, found, split, reporter)
+    postprocessors = built_postprocessors(validation)
     rows = take_split(found, split)
     if isinstance(embeddings, np.ndarray):  # torch takes neither negative strides nor foreign byte orders
         embeddings = np.ascontiguousarray(embeddings, dtype=embeddings.dtype.newbyteorder("="))
@@ -206,5 +220,6 @@ def evaluate(
         raise DataError("the embeddings hold NaN or infinity")
     judged = Judged(rows, tensor, np.ones(len(rows), dtype=bool))
     gallery = gallery_of(validation, found, rows, split, reporter)
-    result = evaluate_rows(judged, validation, reporter, other=gallery)
+    require_fit(validation, tensor.shape[1], gallery)
+    result = evaluate_rows(judged, validation, reporter, postprocessors=postprocessors, other=gallery)
     return validate_report(result, validation, split, "memory", warnings, started, [])

@@ -182,10 +182,18 @@ class SchedulerSpec(PluginSpec, kind="schedulers", singular="scheduler"):
 
 
 class PostprocessorSpec(PluginSpec, kind="postprocessors", singular="postprocessor"):
-    """Changes the rankings before the metrics are taken."""
+    """Changes the rankings before the metrics are taken.
+
+    `check` is called for `validate` too, whose spec has a `validation` block as that of `train`, while most
+    others are raw data; its table is the one that is judged.
+    """
 
     def build(self) -> Callable[[Rankings], Rankings]:
-        """A callable from `core.rankings.Rankings` to Rankings; what stands in its `notes` after is said."""
+        """A callable from `core.rankings.Rankings` to Rankings; what stands in its `notes` after is said.
+
+        It is built once, before any image is read, and called at every validation: a call must depend on no
+        earlier one, and `notes` be of the last. A ValueError of the call is the user's mistake, and is said.
+        """
         raise NotImplementedError
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -15,6 +16,7 @@ from metricli.specs.document import Document, apply_override, dotted, parse
 from metricli.specs.plugin import PluginSpec
 from metricli.specs.suggest import did_you_mean
 from metricli.specs.train import TrainSpec
+from metricli.specs.validate import ValidationSpec
 
 if TYPE_CHECKING:
     from metricli.data.facts import TableFacts
@@ -131,6 +133,9 @@ def _placed(document: Document, loc: tuple[str | int, ...], problem: Problem) ->
 def check_spec(loaded: Loaded[S], table: TableFacts | None) -> list[Problem]:
     """Ask every plugin, and the spec itself, for problems between the blocks; the warnings come back.
 
+    Of a spec that is not of training, only the plugins in its `validation` block are asked: of the rest, much
+    is raw data that a check could not read.
+
     Raises:
         SpecError: at least one problem is an error (all of them are listed).
     """
@@ -150,17 +155,30 @@ def _steps(path: str) -> list[str | int]:
 
 def _problems(spec: SpecModel, table: TableFacts | None) -> Iterator[Problem]:
     validation = getattr(spec, "validation", None)
-    if isinstance(validation, BaseModel) and getattr(validation, "monitor_problem", None):
-        yield Problem("validation.monitor", validation.monitor_problem)  # type: ignore[attr-defined]
-    if not isinstance(spec, TrainSpec):  # of the others, much is raw data that a check cannot read
+    if not isinstance(validation, ValidationSpec):
         return
+    if validation.search.index is not None and find_spec("faiss") is None:
+        yield Problem(
+            "validation.search.index", "needs faiss: pip install 'metricli[faiss]', or set it to null"
+        )
+    if not isinstance(spec, TrainSpec):
+        yield from _problems_of_plugins(spec, validation, "validation", table)
+        return
+    if validation.monitor_problem:
+        yield Problem("validation.monitor", validation.monitor_problem)
     if spec.training.patience is not None and spec.validation.unjudged(table):
         what = (
             f"training never stops early: the table has no validation rows to take {spec.validation.monitor} "
             "from; add some, or set validation.monitor: loss"
         )
         yield Problem("training.patience", what, severity="warning")
-    for path, plugin in plugins_of(spec):
+    yield from _problems_of_plugins(spec, spec, "", table)
+
+
+def _problems_of_plugins(
+    spec: SpecModel, block: BaseModel, place: str, table: TableFacts | None
+) -> Iterator[Problem]:
+    for path, plugin in plugins_of(block, place):
         try:
             found = [
                 replace(problem, path=".".join(filter(None, (path, problem.path))))

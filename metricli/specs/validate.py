@@ -160,6 +160,18 @@ class ValidationSpec(SpecModel):
         return self
 
     @model_validator(mode="after")
+    def _whole_rankings(self) -> Self:
+        whole = [name for name in ("mrr", "minp") if getattr(self.metrics, name)]
+        if self.search.index is not None and whole:
+            what = (
+                f"an approximate index gives no whole ranking, which {' and '.join(whole)} look at; remove "
+            )
+            raise error_at(
+                ("search", "index"), what + ("them" if len(whole) > 1 else "it") + ", or the index"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _table_of_features(self) -> Self:
         if self.gallery_table is not None and self.gallery_features is None:
             raise error_at(("gallery_table",), "is the table of gallery_features, which is not given")

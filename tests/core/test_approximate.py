@@ -6,7 +6,7 @@ from functools import partial
 import pytest
 import torch
 
-from metricli.core.approximate import faiss_search
+from metricli.core.approximate import check_index, faiss_search
 from metricli.core.exclusion import NOTHING, Exclusion
 from metricli.core.rankings import Rankings
 from metricli.core.retrieval import search
@@ -97,7 +97,29 @@ def test_without_faiss(monkeypatch):
     assert str(raised.value) == "approximate search needs faiss: pip install 'metricli[faiss]'"
 
 
-@pytest.mark.parametrize(("index", "nprobe"), [("NOSUCH7", None), ("IVF40,Flat", None), ("Flat", 3)])
-def test_an_index_that_cannot_be_built(index, nprobe):
-    with pytest.raises(ValueError, match=f"faiss cannot build the index '{index}' over 20 rows: "):
-        faiss_search(*data(5, 20), k=2, index=index, nprobe=nprobe)
+def test_an_index_that_cannot_be_trained():
+    with pytest.raises(ValueError, match="faiss cannot build the index 'IVF40,Flat' over 20 rows: "):
+        faiss_search(*data(5, 20), k=2, index="IVF40,Flat")
+
+
+@pytest.mark.parametrize(
+    ("index", "nprobe", "reason"),
+    [
+        ("NOSUCH7", None, "could not parse index string NOSUCH7"),
+        ("PQ7", None, "Error: .* should be a multiple of the number of subquantizers"),
+        ("Flat", 3, ""),
+    ],
+)
+def test_an_index_that_there_is_not(index, nprobe, reason):
+    queries, gallery = data(5, 20)
+    dim = queries.shape[1]
+    message = f"^faiss cannot make the index '{index}' of {dim} dimensions: {reason}"
+    with pytest.raises(ValueError, match=message):
+        check_index(index, dim, nprobe)
+    with pytest.raises(ValueError, match=message):
+        faiss_search(queries, gallery, k=2, index=index, nprobe=nprobe)
+
+
+def test_an_index_that_there_is():
+    check_index("IVF40,Flat", 8, 3)
+    check_index("HNSW32", 8)

@@ -58,17 +58,20 @@ def naive_ranks(rankings, query_labels: Tensor, gallery_labels: Tensor) -> tuple
     return first, last
 
 
-def naive_histogram(distances, allowed, query_labels, gallery_labels, edges, groups, num_groups):
-    genuine = torch.zeros(num_groups, len(edges) - 1, dtype=torch.int64)
-    impostor = torch.zeros_like(genuine)
-    for i in range(len(distances)):
-        for j in range(distances.shape[1]):
-            if allowed[i, j] and groups[i] >= 0:
-                value = distances[i, j].item()
-                at = min(int((edges[1:] <= value).sum()), len(edges) - 2)
-                side = genuine if query_labels[i] == gallery_labels[j] else impostor
-                side[groups[i], at] += 1
-    return genuine, impostor
+def assert_counts_below_every_edge(pairs, distances, allowed, labels, groups, num_groups, scale):
+    """Pairs below each edge, by group (all in one row if None), but for edges that a pair is too near to."""
+    same = labels[0][:, None] == labels[1]
+    compared = 0
+    for at, edge in enumerate(pairs.edges.tolist()):
+        if bool(((distances.square() - edge**2).abs() < 1e-5 * scale**2)[allowed].any()):
+            continue
+        compared += 1
+        below = allowed & (distances < edge)
+        for group in range(num_groups):
+            mine = torch.ones(len(distances), dtype=torch.bool) if groups is None else groups == group
+            for counts, kind in ((pairs.genuine, same), (pairs.impostor, ~same)):
+                assert int(counts[group, :at].sum()) == int((below & kind)[mine].sum())
+    assert compared > 10  # the far edges at least
 
 
 def integers(generator, low: int, high: int, *shape: int) -> Tensor:
@@ -118,38 +121,42 @@ def test_results_and_ranks_are_the_double_loop(problem, k, distance, budget):
     assert (found.first.tolist(), found.last.tolist()) == naive_ranks(rankings, *labels)
 
 
-@settings(max_examples=80, deadline=None)
-@given(problems(), st.integers(0, 2**20), st.sampled_from([64, TINY, 0.01]))
-def test_euclidean_histograms_count_every_pair(problem, seed, budget):
+@settings(max_examples=60, deadline=None)
+@given(
+    problems(),
+    st.integers(0, 2**20),
+    st.sampled_from([64, TINY, 0.01]),
+    st.sampled_from(["euclidean", "cosine"]),
+)
+def test_histograms_count_every_pair(problem, seed, budget, distance):
     queries, gallery, exclude, labels = problem
-    generator = torch.Generator().manual_seed(seed)
-    groups = integers(generator, -1, 3, len(queries))
+    groups = integers(torch.Generator().manual_seed(seed), -1, 3, len(queries))
     found = survey(
         queries,
         gallery,
         k=1,
-        distance="euclidean",
+        distance=distance,
         exclude=exclude,
         query_labels=labels[0],
         gallery_labels=labels[1],
-        bins=37,
+        resolution=4,
         groups=groups,
         num_groups=3,
+        group_resolution=2,
         budget_mb=budget,
-    ).pairs
-    distances = direct(queries, gallery, "euclidean").double()
-    assert float(found.edges[-1]) >= float(distances.max())
-    near_edge = (distances[..., None] - found.edges[1:-1]).abs().amin(-1) < 1e-4
+    )
+    distances = direct(queries, gallery, distance).double()
     allowed = allowed_pairs(len(queries), len(gallery), exclude)
-    if bool((near_edge & allowed).any()):
-        return
-    expected = naive_histogram(distances, allowed, *labels, found.edges, groups, 3)
-    assert found.genuine.tolist() == expected[0].tolist()
-    assert found.impostor.tolist() == expected[1].tolist()
+    assert (found.pairs.edges.shape, found.group_pairs.edges.shape) == ((129,), (65,))
+    assert float(found.pairs.edges[-1]) >= float(distances.max()) - 1e-12
+    scale = max(1.0, float(distances.max()))
+    assert_counts_below_every_edge(found.pairs, distances, allowed, labels, None, 1, scale)
+    assert_counts_below_every_edge(found.group_pairs, distances, allowed, labels, groups, 3, scale)
+    assert int(found.pairs.genuine.sum() + found.pairs.impostor.sum()) == int(allowed.sum())
 
 
 @pytest.mark.parametrize("same", [False, True])
-def test_cosine_histograms_count_every_pair(same):
+def test_histograms_of_directions_and_zeros(same):
     generator = torch.Generator().manual_seed(3)
     directions = torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0], [0.0, -1.0], [0.0, 0.0], [0.6, 0.8]])
     gallery = directions[integers(generator, 0, 6, 200)] * torch.rand(200, 1, generator=generator).add(0.5)
@@ -166,18 +173,31 @@ def test_cosine_histograms_count_every_pair(same):
         exclude=exclude,
         query_labels=labels[: len(queries)],
         gallery_labels=labels,
-        bins=7,
+        resolution=64,
         groups=groups,
         num_groups=2,
         budget_mb=0.02,
-    ).pairs
+    )
     distances = direct(queries, gallery, "cosine").double().clamp(0, 2)
     allowed = allowed_pairs(len(queries), 200, exclude)
-    expected = naive_histogram(distances, allowed, labels[: len(queries)], labels, found.edges, groups, 2)
-    assert found.edges.tolist() == torch.linspace(0, 2, 8, dtype=torch.float64).tolist()
-    assert found.genuine.tolist() == expected[0].tolist()
-    assert found.impostor.tolist() == expected[1].tolist()
-    assert int(found.impostor[:, -1].sum()) > 0
+    sides = labels[: len(queries)], labels
+    assert_counts_below_every_edge(found.pairs, distances, allowed, sides, None, 1, 2)
+    assert_counts_below_every_edge(found.group_pairs, distances, allowed, sides, groups, 2, 2)
+
+
+@pytest.mark.parametrize("distance", ["cosine", "euclidean"])
+def test_crowded_embeddings_are_told_apart(distance):
+    """Distances a thousand times smaller than the embeddings fill bins of their own."""
+    x = 1 + 1e-3 * torch.randn(300, 16, generator=torch.Generator().manual_seed(0))
+    labels = torch.arange(300) % 30
+    found = survey(
+        x, x, k=1, distance=distance, query_labels=labels, gallery_labels=labels, resolution=256
+    ).pairs
+    distances = direct(x, x, distance).double().flatten()
+    for share in (0.01, 0.3, 0.9):
+        edge = int((found.edges < distances.quantile(share)).sum())
+        below = int((found.genuine + found.impostor)[0, :edge].sum())
+        assert below / len(distances) == pytest.approx(share, rel=0.02)
 
 
 DATA = ["spread", "clustered", "collapsed", "tied", "constant", "zeros", "offset", "outlier"]
@@ -294,12 +314,12 @@ def test_ranks_of_every_type_agree_with_a_search_of_all(dtype, distance, size):
 def test_histograms_and_ranks_of_extreme_magnitudes(size):
     x, y = embeddings("spread", 90), embeddings("clustered", 200)
     labels = {"query_labels": torch.arange(90) % 9, "gallery_labels": torch.arange(200) % 9}
-    plain = survey(x, y, k=1, distance="euclidean", **labels, ranks=True, bins=10)
-    other = survey(x * size, y * size, k=1, distance="euclidean", **labels, ranks=True, bins=10)
+    plain = survey(x, y, k=1, distance="euclidean", **labels, ranks=True, resolution=1)
+    other = survey(x * size, y * size, k=1, distance="euclidean", **labels, ranks=True, resolution=1)
     assert torch.equal(plain.first, other.first)
     assert torch.equal(plain.last, other.last)
     torch.testing.assert_close(other.pairs.edges, plain.pairs.edges * size, rtol=1e-5, atol=0)
-    assert int((plain.pairs.impostor - other.pairs.impostor).abs().sum()) < 20
+    assert int((plain.pairs.impostor - other.pairs.impostor).abs().sum()) < 40
 
 
 def test_groups_are_searched_as_if_alone():
@@ -347,14 +367,20 @@ LABELS = {
 }
 WRONG = [
     ({"ranks": True}, "ranks and a histogram need query_labels and gallery_labels"),
-    ({"bins": 3}, "ranks and a histogram need query_labels and gallery_labels"),
+    ({"resolution": 4}, "ranks and a histogram need query_labels and gallery_labels"),
     (
         LABELS | {"query_labels": torch.zeros(5), "ranks": True},
         "query_labels must have shape (2,), got (5,)",
     ),
-    (LABELS | {"bins": -1}, "bins must not be negative and num_groups at least 1, got -1 and 1"),
-    (LABELS | {"bins": 2, "groups": torch.zeros(3)}, "groups must have shape (2,), got (3,)"),
-    (LABELS | {"bins": 2, "groups": torch.tensor([0, 1])}, "groups must lie in [-1, 0]"),
+    (LABELS | {"resolution": -1}, "resolution must be a power of two, at most 65536, or 0, got -1"),
+    (LABELS | {"resolution": 3}, "resolution must be a power of two, at most 65536, or 0, got 3"),
+    (
+        LABELS | {"resolution": 4, "group_resolution": 8},
+        "group_resolution must be a power of two, at most 65536, or 0, got 8",
+    ),
+    (LABELS | {"num_groups": -1}, "num_groups must not be negative, got -1"),
+    (LABELS | {"groups": torch.zeros(3)}, "groups must have shape (2,), got (3,)"),
+    (LABELS | {"groups": torch.tensor([0, 1]), "num_groups": 1}, "groups must lie in [-1, 0]"),
 ]
 
 
@@ -375,10 +401,10 @@ def test_empty_sides(num, size):
         query_labels=labels[0],
         gallery_labels=labels[1],
         ranks=True,
-        bins=4,
+        resolution=1,
     )
     assert found.result.indices.tolist() == [[-1, -1]] * num
     assert found.first.tolist() == [0] * num
     assert found.last.tolist() == [0] * num
-    assert found.pairs.genuine.tolist() == [[0] * 4]
-    assert found.pairs.impostor.tolist() == [[0] * 4]
+    assert found.pairs.genuine.tolist() == [[0] * 32]
+    assert found.pairs.impostor.tolist() == [[0] * 32]

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from metricli.core.catalogue import METRICS
 from metricli.core.results import PairHistogram
-from metricli.core.verification import overall_first, roc_auc_bound, verification_metrics
+from metricli.core.verification import roc_auc_bound, verification_metrics
 
 Pairs = list[list[float]]
 
@@ -135,13 +135,11 @@ def test_a_share_that_is_just_met_is_met():
     assert [t.item() for t in found.thresholds.values()] == [0, 1]
 
 
-def test_overall_is_the_sum_of_all_groups_in_front_of_the_categories():
-    # group 0: queries of no category
-    pairs = overall_first(histogram([0, 1, 2], [[0.5], [1.5], []], [[1.5], [0.5], [0.5, 1.5]]))
-    assert pairs.genuine.tolist() == [[1, 1], [0, 1], [0, 0]]
-    assert pairs.impostor.tolist() == [[2, 2], [1, 0], [1, 1]]
-    values = verification_metrics(pairs, roc_auc=True).values["roc_auc"]
-    assert values.tolist() == pytest.approx([0.5, 0, math.nan], nan_ok=True)
+def test_the_rate_at_the_threshold_is_what_was_asked_for_or_less():
+    far = [1.5, 1.5, 1.5, 2.5]
+    found = verification_metrics(histogram([0, 1, 2, 3], [[0.5]], [far]), fnmr=[0.5, 0.8])
+    assert found.rates["fnmr@0.5"].tolist() == [0]  # three of four lie in one bin
+    assert found.rates["fnmr@0.8"].tolist() == [0.75]
 
 
 def test_other_families_are_passed_over_and_wrong_words_refused():

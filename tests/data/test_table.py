@@ -92,6 +92,15 @@ def test_facts_without_train_rows(table):
     assert (facts.train_categories, facts.uncategorised_labels) == (0, 0)
 
 
+def test_facts_of_the_rows_that_are_query_and_gallery(table):
+    lines = ["a,1.jpg,validation,1,1,", "a,2.jpg,validation,1,0,", "a,3.jpg,validation,1,1,1"]
+    lines += ["a,4.jpg,test,true,true,", "a,5.jpg,test,1,1,0"]
+    made = table(*lines, header="label,path,split,is_query,is_gallery,ignore")
+    assert made.facts().queries_in_gallery == 1
+    facts = made.facts("test")
+    assert (facts.queries_in_gallery, facts.validation_rows) == (2, 2)
+
+
 def test_facts_import_neither_pandas_nor_numpy():
     code = "import sys, metricli.data.facts; print({'pandas', 'numpy', 'pyarrow'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -26,7 +26,7 @@ COUNTS = {
     "docs/postprocessors.md": (6, 0),
     "docs/spec.md": (0, 0),
     "docs/table.md": (1, 1),
-    "docs/uncertainty.md": (4, 0),
+    "docs/uncertainty.md": (6, 1),
 }
 """page -> (blocks run, blocks not run)."""
 

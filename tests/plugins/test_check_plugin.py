@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 import tomllib
+import warnings
 
 import pytest
+import torch
 
 from metricli import testing
 from metricli.testing import check_plugin
@@ -13,6 +15,11 @@ from tests.conftest import ROOT
 from tests.plugins.builtin import BUILT_IN, REQUIRED
 
 PACKAGE = "bad-plugin"
+
+
+class Apart(torch.nn.Module):
+    def forward(self, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        return (a - b).flatten(1).abs().sum(1)
 
 
 def test_what_is_installed_is_what_pyproject_says():
@@ -25,8 +32,18 @@ def test_what_is_installed_is_what_pyproject_says():
 
 @pytest.mark.parametrize(("kind", "name"), BUILT_IN)
 def test_built_in(kind, name):
-    plugin = check_plugin(kind, name, REQUIRED.get((kind, name)), build=kind != "extractors")
+    build = kind != "extractors" and name != "pairwise"  # which needs a file
+    plugin = check_plugin(kind, name, REQUIRED.get((kind, name)), build=build)
     assert (plugin.kind, plugin.name) == (kind, name)
+
+
+@pytest.mark.parametrize("inputs", ["embeddings", "images"])
+def test_pairwise_with_a_program(tmp_path, inputs):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.jit.script(Apart()).save(str(tmp_path / "apart.pt"))
+    settings = {"program": str(tmp_path / "apart.pt"), "inputs": inputs}
+    assert check_plugin("postprocessors", "pairwise", settings).inputs == inputs
 
 
 def test_unknown_kind():
@@ -141,7 +158,85 @@ def transform(value: str) -> tuple[str, str]:
     return "transforms", model("TransformSpec", build=f"def build(self):\n    return lambda image: {value}")
 
 
+def postprocessor(value: str, *lines: str) -> tuple[str, str]:
+    """`value` is what a call on `r` returns, `result` its ranking; `lines` come before, in the call."""
+    body = "".join(f"            {line}\n" for line in lines)
+    build = (
+        "def build(self):\n"
+        "    import torch\n"
+        "    from dataclasses import replace\n"
+        "    from metricli.core.exclusion import NOTHING\n"
+        "    from metricli.core.rankings import Rankings\n"
+        "    from metricli.core.results import SearchResult\n"
+        "    class Post:\n"
+        "        notes, calls = [], 0\n"
+        "        def __call__(self, r):\n"
+        "            result = r.result\n"
+        "            i, d = result.indices.clone(), result.distances.clone()\n"
+        f"{body}"
+        f"            return {value}\n"
+        "    return Post()"
+    )
+    return "postprocessors", model("PostprocessorSpec", build=build)
+
+
 BUILT = {
+    "no rankings": (*postprocessor("result"), "a postprocessor returns Rankings, got SearchResult"),
+    "in place": (
+        *postprocessor("r.moved(queries=r.queries.neg_())"),
+        "it changes in place what it is given",
+    ),
+    "a gallery that shrinks": (
+        *postprocessor("r.moved(gallery=r.gallery[1:])"),
+        "rows came or went: ((6, 8), (11, 8)) of 6 queries and 12 items",
+    ),
+    "another dimension": (
+        *postprocessor("replace(r, gallery=r.gallery[:, 1:])"),
+        "queries and gallery have other dimensions: ((6, 8), (12, 7))",
+    ),
+    "too few columns": (
+        *postprocessor("r.reordered(SearchResult(i[:, :4], d[:, :4]))"),
+        "the result has 4 columns, and 5 are asked for",
+    ),
+    "too few rows": (
+        *postprocessor("r.reordered(SearchResult(i[1:], d[1:]))"),
+        "the result has 5 rows for 6 queries",
+    ),
+    "other distances": (
+        *postprocessor("r.reordered(SearchResult(i, d[:, :4]))"),
+        "distances are (6, 4), indices (6, 5)",
+    ),
+    "indices of 32 bits": (
+        *postprocessor("r.reordered(SearchResult(i.int(), d))"),
+        "indices are torch.int32, expected int64",
+    ),
+    "an index too large": (
+        *postprocessor("r.reordered(SearchResult(i, d))", "i[0, 0] = 12"),
+        "an index is not in -1..11",
+    ),
+    "an item twice": (
+        *postprocessor("r.reordered(SearchResult(i, d))", "i[0] = torch.tensor([3, 3, 1, 4, 5])"),
+        "an item is retrieved twice: [3, 3, 1, 4, 5]",
+    ),
+    "an excluded item": (
+        *postprocessor("r.reordered(Rankings(r.queries, r.gallery, 'cosine', NOTHING, r.k).result)"),
+        "an item that is excluded for a query is retrieved",
+    ),
+    "a NaN": (*postprocessor("r.reordered(SearchResult(i, d * float('nan')))"), "a distance is NaN"),
+    "a distance of nothing": (
+        *postprocessor("r.reordered(SearchResult(i, d))", "i[:, -1] = -1"),
+        "distances must be infinite where the index is -1 alone",
+    ),
+    "descending": (*postprocessor("r.reordered(SearchResult(i, -d))"), "distances descend"),
+    "notes that pile up": (
+        *postprocessor("r", "self.notes = [*self.notes, 'a']"),
+        "notes must be of the last call alone, got ['a', 'a'] after ['a']",
+    ),
+    "notes that are no text": (*postprocessor("r", "self.notes = [1]"), "notes must be text"),
+    "another order each time": (
+        *postprocessor("r.reordered(SearchResult(i.flip(1) if self.calls > 1 else i, d))", "self.calls += 1"),
+        "a second call on the same rankings gives others",
+    ),
     "loss of each row": (
         *loss("embeddings.square().sum(1)"),
         "the loss is of shape (16,), expected a scalar",

@@ -21,7 +21,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field, field_validator
 
 from metricli.errors import Problem
-from metricli.specs.kinds import LossSpec, MinerSpec, OptimizerSpec, SamplerSpec, TransformSpec
+from metricli.specs.kinds import *
 
 """
 

@@ -1,4 +1,4 @@
-"""How deep a re-ranking reaches: to its own top_n, whatever depth the metrics ask for."""
+"""How deep a postprocessor looks: to its own top_n, whatever depth the metrics ask for."""
 
 from __future__ import annotations
 
@@ -15,9 +15,11 @@ __all__ = ["deepened", "shifted"]
 def deepened(rankings: Rankings, width: int) -> Rankings:
     """`rankings` with `width` columns at least, or as many as the gallery has items; a cut one stays.
 
-    So what is re-ranked, and with it every metric, does not depend on which other k are asked for.
+    So what is re-ranked or kept, and with it every metric, does not depend on which other k are asked for.
     """
     width = min(width, len(rankings.gallery))
+    if rankings.found is None:  # nobody has made an order yet: it is searched once, as deep as need be
+        return rankings if rankings.k >= width else replace(rankings, k=width)
     result = rankings.result
     have = result.indices.shape[1]
     if result.cut or have >= width:

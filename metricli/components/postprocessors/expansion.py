@@ -139,11 +139,9 @@ class PCAWhitening:
         """Move both sides."""
         gallery, width = rankings.gallery, rankings.gallery.shape[1]
         if self.dim is not None and self.dim > width:
-            raise ValueError(
-                f"pca_whitening: dim {self.dim} is above the {width} dimensions of the embeddings"
-            )
+            raise ValueError(f"dim {self.dim} is above the {width} dimensions of the embeddings")
         if len(gallery) < 2:
-            raise ValueError(f"pca_whitening needs two gallery items or more, got {len(gallery)}")
+            raise ValueError(f"whitening needs two gallery items or more, got {len(gallery)}")
         dim = min(self.dim or width, len(gallery) - 1)
         self.notes = [
             *_lost(rankings, "pca_whitening"),

@@ -33,7 +33,7 @@ class PairwiseReranker:
 
     Raises:
         ValueError: `top_n` or `batch_size` below 1, unknown `inputs`; in the call: there are no images to
-            load, or the module gives something else than n finite numbers.
+            load, or the module fails or gives something else than n finite numbers.
     """
 
     def __init__(
@@ -96,11 +96,23 @@ class PairwiseReranker:
                 for start in range(0, len(query), self.batch_size):
                     part = slice(start, start + self.batch_size)
                     a, b = _loaded(of_query, query[part], device), _loaded(of_item, item[part], device)
-                    scores.append(_checked(self.module(a, b), len(a)))
+                    scores.append(_checked(self._forward(a, b), len(a)))
         finally:
             for module in training:
                 module.training = True
         return torch.cat(scores) if scores else torch.empty(0, device=device)
+
+    def _forward(self, a: Tensor, b: Tensor) -> object:
+        try:
+            return self.module(a, b)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:  # TorchScript ends a long trace with it
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]
+            reason = reason.removeprefix("RuntimeError: ")
+            raise ValueError(
+                f"the pairwise module fails on two batches of shape {tuple(a.shape)}: {reason}"
+            ) from None
 
 
 def _loaded(load: Callable[[Tensor], Tensor], positions: Tensor, device: torch.device) -> Tensor:
