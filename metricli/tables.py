@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from metricli.reports import Comparison, Intervals, MetricDifference, Metrics
 
-__all__ = ["format_comparison", "format_metrics", "metric_cells", "printable"]
+__all__ = ["cell", "format_comparison", "format_metrics", "metric_cells", "printable", "shortened"]
 
 
 def metric_cells(
@@ -49,26 +49,33 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
+def shortened(text: str, most: int) -> str:
+    """The first characters of a text that is longer than `most`, and an ellipsis."""
+    return text if len(text) <= most else text[: max(1, most - 1)] + "…"
+
+
 def cell(value: float) -> str:
+    """Four decimals, or - for NaN."""
     return "-" if math.isnan(value) else f"{value:.4f}"
 
 
-def format_comparison(comparison: Comparison, *, most: int | None = None) -> str:
-    """A comparison as plain aligned text; of the categories and the labels that changed, the first `most`."""
+def format_comparison(comparison: Comparison, *, most: int | None = None, width: int | None = None) -> str:
+    """A comparison as plain aligned text; of the categories and the labels that changed, the first `most`.
+
+    With a `width` no category or label takes more than a third of it, and where a line would still be
+    longer, there are two tables: the differences, and below them the two values.
+    """
     found = comparison
-    interval = f"{100 * found.confidence:g} % interval"
+    longest = None if width is None else width // 3
     lines = [
         f"A  {printable(found.theirs)}",
         f"B  {printable(found.ours)}",
         f"{found.queries} queries of {found.labels} labels; intervals by {found.samples} draws of labels",
         "",
     ]
-    rows = [["", "metric", "A", "B", "B - A", interval, "p", ""]]
     categories = list(found.differences.items())[: None if most is None else most + 1]
-    for category, row in categories:
-        for place, (metric, entry) in enumerate(row.items()):
-            rows.append([printable(category) if place == 0 else "", metric, *_cells(entry)])
-    lines += _aligned(rows, left=(0, 1, 7))
+    named = [(_name(category, longest), row) for category, row in categories]
+    lines += _differences(named, f"{100 * found.confidence:g} % interval", width)
     if hidden := len(found.differences) - len(categories):
         lines.append(f"and {hidden} more categor{'ies' if hidden > 1 else 'y'}, see --json")
     flips = found.flips
@@ -77,12 +84,36 @@ def format_comparison(comparison: Comparison, *, most: int | None = None) -> str
     shown = flips.labels if most is None else flips.labels[:most]
     if shown:
         table = [["label", "gained", "lost"]]
-        table += [[printable(label), str(gained), str(lost)] for label, gained, lost in shown]
+        table += [[_name(label, longest), str(gained), str(lost)] for label, gained, lost in shown]
         lines += _aligned(table, left=(0,))
     if more := len(flips.labels) - len(shown):
         lines.append(f"and {more} more label{'s' if more > 1 else ''}, see --json")
     lines += ["", *(f"note: {printable(note)}" for note in found.notes)] if found.notes else []
     return "\n".join(lines)
+
+
+def _name(text: str, longest: int | None) -> str:
+    return printable(text) if longest is None else shortened(printable(text), longest)
+
+
+def _differences(
+    named: Sequence[tuple[str, Mapping[str, MetricDifference]]], interval: str, width: int | None
+) -> list[str]:
+    """One table, or two of which each line is a metric below its category's own line."""
+    rows = [["", "metric", "A", "B", "B - A", interval, "p", ""]]
+    for category, row in named:
+        for place, (metric, entry) in enumerate(row.items()):
+            rows.append([category if place == 0 else "", metric, *_cells(entry)])
+    lines = _aligned(rows, left=(0, 1, 7))
+    if width is None or max(map(len, lines)) <= width:
+        return lines
+    lines = []
+    for columns, left in (((4, 5, 7), (0, 3)), ((2, 3, 6), (0,))):
+        part = _aligned([[f" {cells[1]}", *(cells[i] for i in columns)] for cells in rows], left=left)
+        lines += [""] if lines else []
+        for cells, line in zip(rows, part, strict=True):
+            lines += [cells[0], line] if cells[0] else [line]
+    return lines
 
 
 def _cells(entry: MetricDifference) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,7 +18,7 @@ from metricli.reports import (
     PredictReport,
     TrainReport,
 )
-from metricli.tables import format_comparison, format_metrics, metric_cells
+from metricli.tables import cell, format_comparison, format_metrics, metric_cells, printable, shortened
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
 
 _MOST = 20
-"""Categories and labels of a comparison that a terminal shows."""
+"""Categories, and labels of a comparison, that a terminal shows."""
 
 
 def out(text: str) -> None:
@@ -83,13 +84,22 @@ def metrics_table(metrics: Metrics, intervals: Intervals, confidence: float) -> 
     if not sys.stdout.isatty():
         out(format_metrics(metrics, intervals, confidence))
         return
-    from shutil import get_terminal_size
-
     names = list(dict.fromkeys(name for row in metrics.values() for name in row))
-    room = get_terminal_size().columns - max(len(category) for category in metrics) - 4
+    kept = list(metrics)[: _MOST + 1]  # OVERALL is the first
+    broad = _columns()
+    room = broad - min(max(len(printable(category)) for category in kept), broad // 3) - 4
     widths = {name: max(len(name), 12 if name in intervals.get(OVERALL, {}) else 6) + 3 for name in names}
     for part in _parts(widths, room):
-        table(["", *part], metric_cells(metrics, intervals, confidence, part))
+        lines = metric_cells({name: metrics[name] for name in kept}, intervals, confidence, part)
+        table(["", *part], [[shortened(first, broad // 3), *cells] for first, *cells in lines])
+    if more := len(metrics) - len(kept):
+        out(f"and {more} more categor{'ies' if more > 1 else 'y'}, see --json")
+
+
+def _columns() -> int:
+    from shutil import get_terminal_size
+
+    return get_terminal_size().columns
 
 
 def _parts(widths: Mapping[str, int], room: int) -> list[list[str]]:
@@ -132,9 +142,12 @@ def validated(report: ValidateReport) -> None:
     metrics_table(report.metrics, report.intervals, report.confidence)
     for line in _thresholds(report.thresholds):
         out(line)
-    if report.intervals:
+    lows = [low for row in report.intervals.values() for low, _ in row.values()]
+    if any(not math.isnan(low) for low in lows):
         share = f"{100 * report.confidence:.6g}%"
         out(f"{share} intervals: bootstrap over labels; too narrow where there are fewer than 10")
+    elif lows:  # they were asked for
+        out("fewer than two labels: no intervals")
     out(
         f"{report.queries} queries ({report.queries_without_match} without match), "
         f"{report.gallery} gallery rows; {report.distance} distance, {report.search} search; "
@@ -142,12 +155,13 @@ def validated(report: ValidateReport) -> None:
     )
     if report.comparison is not None:
         out("")
-        out(format_comparison(report.comparison, most=_MOST if sys.stdout.isatty() else None))
+        shown = {"most": _MOST, "width": _columns()} if sys.stdout.isatty() else {}
+        out(format_comparison(report.comparison, **shown))
 
 
 def _thresholds(thresholds: Metrics) -> list[str]:
     """The distance below which a pair is taken for one label, at each operating point over all pairs."""
-    points = [f"{name} at {value:.4f}" for name, value in thresholds.get(OVERALL, {}).items()]
+    points = [f"{name} at {cell(value)}" for name, value in thresholds.get(OVERALL, {}).items()]
     return [f"threshold on the distance: {', '.join(points)}"] if points else []
 
 

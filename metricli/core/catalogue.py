@@ -58,7 +58,8 @@ def printed(key: str, at: float | None = None) -> str:
     """The name that a value prints as: "cmc@1", "fnmr@0.01", "map@r", "mrr"."""
     if at is None:
         return METRICS[key].shown or key
-    return f"{key}@{int(at) if float(at).is_integer() else repr(float(at))}"  # repr: no two of them collide
+    exact = at if isinstance(at, int) else float(at)
+    return f"{key}@{exact!r}".removesuffix(".0")  # repr: no two of them collide
 
 
 def metric_names(asked: Mapping[str, Any], family: Family | None = None) -> list[str]:

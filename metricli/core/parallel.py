@@ -10,14 +10,20 @@ import queue
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import TypeVar
 
 import torch
-from threadpoolctl import threadpool_limits
+from threadpoolctl import ThreadpoolController
 
 __all__ = ["in_parallel", "one_thread_each"]
 
 Task = TypeVar("Task")
+
+
+@cache
+def _libraries() -> ThreadpoolController:
+    return ThreadpoolController()
 
 
 @contextmanager
@@ -25,7 +31,7 @@ def one_thread_each() -> Iterator[None]:
     """Matrix products of numpy use the calling thread alone; torch's setting is put back at the end."""
     before = torch.get_num_threads()
     try:
-        with threadpool_limits(limits=1, user_api="blas"):
+        with _libraries().limit(limits=1, user_api="blas"):
             yield
     finally:
         torch.set_num_threads(before)
@@ -36,12 +42,13 @@ def in_parallel(
 ) -> None:
     """Give each task to a worker that is free; `on_done` gets what it returned, in the calling thread.
 
-    A single worker works in the calling thread, with as many threads as torch has; several have one each.
+    A single worker works in the calling thread; several have a thread each.
     The first exception, Ctrl-C included, ends the work once the tasks under way are done.
     """
     if len(workers) == 1:
-        for task in tasks:
-            on_done(workers[0](task))
+        with one_thread_each():
+            for task in tasks:
+                on_done(workers[0](task))
         return
     waiting, lock, stop = iter(tasks), threading.Lock(), threading.Event()
     done: queue.SimpleQueue[int | BaseException | None] = queue.SimpleQueue()

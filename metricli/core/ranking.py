@@ -98,20 +98,27 @@ class Space:
     def _side(self, side: str) -> tuple[Tensor, Tensor]:
         return (self.queries, self.query_norms) if side == "queries" else (self.gallery, self.gallery_norms)
 
-    def bound_rows(self, side: str, rows: slice | Tensor, dtype: torch.dtype | None = None) -> Tensor:
-        """Rows (n, D) for the matrix product: p(x) less the centre, in `bound_dtype` unless told."""
+    def bound_rows(
+        self, side: str, rows: slice | Tensor, dtype: torch.dtype | None = None, out: Tensor | None = None
+    ) -> Tensor:
+        """Rows (n, D) for the matrix product: p(x) less the centre, in `bound_dtype` unless told; in `out`
+        if given."""
         dtype = dtype or self.bound_dtype
         x, norms = self._side(side)
-        part, centre = x[rows].to(dtype), self.centre.to(dtype)
+        part, centre = x[rows], self.centre.to(dtype)
+        if out is None:
+            out = torch.empty(part.shape, dtype=dtype, device=x.device)
         if self.distance == "euclidean":
-            return part - centre if self.unit == 1.0 else (part - centre).mul_(self.unit)
+            torch.sub(part.to(dtype), centre, out=out)
+            return out if self.unit == 1.0 else out.mul_(self.unit)
         sizes = norms[rows]
-        if bool(
-            ((sizes < 1e-15) & (sizes > 0) | (sizes > 1e15)).any()
-        ):  # the reciprocal needs the wide range
-            part = x[rows].to(wide_dtype(x.device))
-        scale = torch.where(sizes > 0, 1 / sizes, 0.0).to(part.dtype)
-        return part.mul(scale[:, None]).to(dtype).sub_(centre)
+        if bool(((sizes < 1e-15) & (sizes > 0) | (sizes > 1e15)).any()):
+            part = part.to(wide_dtype(x.device))  # the reciprocal needs the wide range
+            out.copy_(part.mul_(torch.where(sizes > 0, 1 / sizes, 0.0).to(part.dtype)[:, None]))
+        else:
+            part = part.to(dtype)
+            torch.mul(part, torch.where(sizes > 0, 1 / sizes, 0.0).to(dtype)[:, None], out=out)
+        return out.sub_(centre)
 
     def _lost(self, dtype: torch.dtype | None = None) -> float:
         """How far gaps of `bound_rows` are from those of p(x), beside what is relative to them."""
@@ -195,8 +202,12 @@ def _direct_(x: Tensor, y: Tensor) -> Tensor:
 def _norms(name: str, x: Tensor, chunk: int) -> Tensor:
     wide = wide_dtype(x.device)
     origin = torch.zeros(1, 1, x.shape[1], dtype=wide, device=x.device)
-    parts = [_direct_(origin, part.to(wide, copy=True)[None])[0] for part in torch.split(x, max(1, chunk))]
-    norms = torch.cat(parts) if parts else x.new_zeros(0, dtype=wide)
+    norms = torch.zeros(len(x), dtype=wide, device=x.device)
+    # one buffer for all chunks: memory taken and given back between small results scatters over the heap
+    buffer = torch.empty(1, min(len(x), max(1, chunk)), x.shape[1], dtype=wide, device=x.device)
+    for start in range(0, len(x), max(1, chunk)):
+        part = x[start : start + max(1, chunk)]
+        norms[start : start + len(part)] = _direct_(origin, buffer[:, : len(part)].copy_(part))[0]
     bad = ~torch.isfinite(norms.square())
     if bad.any():
         row = int(bad.nonzero()[0])

@@ -146,14 +146,14 @@ def _survey(
     everyone = Nearest(num, plan.candidates, result.distances.dtype, device) if plan.symmetric else None
 
     def worker() -> Callable[[Strip], int]:
-        buffer = scan.buffer()
+        buffer, gallery_rows = scan.buffer(), scan.rows_buffer()
         spare = scan.buffer() if counters or pairs else buffer
 
         def work(strip: Strip) -> int:
             rows = scan.layout.queries[strip.first : strip.last]
             nearest = everyone or Nearest(len(rows), plan.candidates, result.distances.dtype, device)
             places = rows if everyone else torch.arange(len(rows), device=device)
-            for block in scan.blocks(strip, buffer):
+            for block in scan.blocks(strip, buffer, gallery_rows):
                 for turned, side in enumerate(block.sides()):
                     nearest.offer(side.queries if turned else places, side.scores, side.gallery)
                     for counter in counters:

@@ -15,7 +15,7 @@ from metricli.core.ranking import Space, wide_dtype
 
 __all__ = ["Block", "Layout", "Plan", "Scan", "Side", "Strip", "threads_for"]
 
-_CACHED = 2**21  # bytes of a block: a core's caches hold it
+_CACHED = 2**23  # bytes of a block: larger ones leave the cache, smaller ones spend their time on small steps
 _PER_THREAD = 6 * 2**20  # bytes of the budget below which one more thread does not pay
 _SMALL = 256  # queries of small groups that are searched together
 
@@ -50,7 +50,7 @@ class Plan:
         candidates = min(reachable, k + 6 + k // 16)
         held = num * dim * size <= 0.375 * budget
         symmetric = mirrored and num * capacity(candidates) * (size + 4) <= 0.375 * budget
-        block, share = budget / (8 * threads), share / threads
+        block, share = budget / (4 * threads), share / threads
         if space.queries.device.type == "cpu":
             block = min(block, _CACHED)
         high = (block / size / (2 if held else 0.5)) ** 0.5
@@ -206,14 +206,24 @@ class Scan:
         size = self.plan.queries * self.plan.gallery
         return torch.empty(size, dtype=self.space.bound_dtype, device=self.space.queries.device)
 
+    def rows_buffer(self) -> Tensor:
+        """Memory for the gallery rows of one block: fresh memory for each would scatter over the heap."""
+        rows = 0 if self.plan.held else self.plan.gallery
+        size = rows, self.space.gallery.shape[1] + 2
+        return torch.empty(size, dtype=self.space.bound_dtype, device=self.space.queries.device)
+
     def _squares(self, side: str) -> Tensor:
         """|row|² of each row after centring, in the wide type."""
         rows = self.space.queries if side == "queries" else self.space.gallery
         wide = wide_dtype(rows.device)
         squares = torch.empty(len(rows), dtype=wide, device=rows.device)
+        size = min(len(rows), self.plan.rows), rows.shape[1]
+        narrow = torch.empty(size, dtype=self.space.bound_dtype, device=rows.device)
+        buffer = torch.empty(size, dtype=wide, device=rows.device)
         for start in range(0, len(rows), self.plan.rows):
-            part = slice(start, start + self.plan.rows)
-            squares[part] = self.space.bound_rows(side, part).to(wide).square().sum(1)
+            part = slice(start, min(start + self.plan.rows, len(rows)))
+            found = self.space.bound_rows(side, part, out=narrow[: part.stop - start])
+            squares[part] = buffer[: len(found)].copy_(found).square_().sum(1)
         return squares
 
     def _gathered(self, rows: Tensor) -> Tensor:
@@ -221,18 +231,25 @@ class Scan:
         out = torch.empty(len(rows), dim, dtype=self.space.bound_dtype, device=rows.device)
         for start in range(0, len(rows), self.plan.rows):
             part = slice(start, start + self.plan.rows)
-            out[part] = self.right(rows[part])
+            self.right(rows[part], out[part])
         return out
 
     def left(self, rows: slice | Tensor) -> Tensor:
         """The queries `rows` (n,) as the product takes them (n, D + 2): -2x, |x|², 1."""
-        x, squares = self.space.bound_rows("queries", rows), self._low_queries[rows]
-        return torch.cat([x.mul_(-2), squares[:, None], torch.ones_like(squares)[:, None]], 1)
+        squares = self._low_queries[rows]
+        out = squares.new_empty(len(squares), self.space.gallery.shape[1] + 2)
+        self.space.bound_rows("queries", rows, out=out[:, :-2]).mul_(-2)
+        out[:, -2], out[:, -1] = squares, 1
+        return out
 
-    def right(self, rows: slice | Tensor) -> Tensor:
-        """The gallery `rows` (m,) as the product takes them (m, D + 2): y, 1, |y|²."""
-        y, squares = self.space.bound_rows("gallery", rows), self._low_gallery[rows]
-        return torch.cat([y, torch.ones_like(squares)[:, None], squares[:, None]], 1)
+    def right(self, rows: slice | Tensor, out: Tensor | None = None) -> Tensor:
+        """The gallery `rows` (m,) as the product takes them (m, D + 2): y, 1, |y|²; in `out` if given."""
+        squares = self._low_gallery[rows]
+        if out is None:
+            out = squares.new_empty(len(squares), self.space.gallery.shape[1] + 2)
+        self.space.bound_rows("gallery", rows, out=out[:, :-2])
+        out[:, -2], out[:, -1] = 1, squares
+        return out
 
     def error(self, queries: Tensor, gallery: Tensor) -> Tensor:
         """How much a squared gap may be above its bound, for each of `queries` (n,) and any of `gallery`."""
@@ -251,20 +268,22 @@ class Scan:
         self.exclude.apply_(out, queries, gallery)
         return out
 
-    def part(self, low: int, high: int) -> tuple[Tensor, Tensor]:
-        """Gallery rows low..high of the order: their places (m,), and as the product takes them."""
+    def part(self, low: int, high: int, out: Tensor) -> tuple[Tensor, Tensor]:
+        """Gallery rows low..high of the order: their places (m,), and as the product takes them, if need be
+        in `out`."""
         rows = self.layout.gallery[low:high]
         if self._held is not None:
             return rows, self._held[low:high]
-        return rows, self.right(slice(low, high) if self.layout.plain else rows)
+        return rows, self.right(slice(low, high) if self.layout.plain else rows, out[: high - low])
 
-    def blocks(self, strip: Strip, buffer: Tensor) -> Iterator[Block]:
-        """The blocks of a strip; each lies in `buffer` and is gone when the next is asked for."""
+    def blocks(self, strip: Strip, buffer: Tensor, rows: Tensor) -> Iterator[Block]:
+        """The blocks of a strip; each lies in `buffer` (its gallery rows in `rows`) and is gone when the next
+        is asked for."""
         queries = self.layout.queries[strip.first : strip.last]
         left = self.left(queries)
         start = strip.first if self.plan.symmetric else strip.low
         for low in range(start, strip.high, self.plan.gallery):
-            gallery, right = self.part(low, min(low + self.plan.gallery, strip.high))
+            gallery, right = self.part(low, min(low + self.plan.gallery, strip.high), rows)
             scores = self.scores(left, right, queries, gallery, buffer)
             own = min(max(0, strip.last - low), len(gallery)) if self.plan.symmetric else len(gallery)
             yield Block(queries, gallery, scores, strip.first, low, own)

@@ -81,10 +81,7 @@ def check_rules(other: Other, validation: ValidationSpec, name: str = "this eval
         raise UsageError(f"--against compares values of each query; {listed} have none", hint=RANKING)
     if other.saved is not None:
         names = name, str(other.path)
-        saved = other.saved.protocol
-        if saved is not None:
-            saved = {key: value for key, value in saved.items() if key != DIGEST}
-        require_same_rules(_rules(validation), saved, names)
+        require_same_rules(_rules(validation), other.saved.protocol, names)
         require_common(metrics, other.saved.values, names)
 
 

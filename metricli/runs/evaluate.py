@@ -99,7 +99,9 @@ def evaluate_rows(
     if metric_names(asked, "health"):
         metrics = merge(metrics, health(rankings, found.result, protocol, asked), names)
     unmatched = unmatched_paths(protocol)
-    warnings = notes + pairs.notes + _warnings(validation, protocol, rankings, len(unmatched))
+    warnings = (
+        notes + protocol.notes + pairs.notes + _warnings(validation, protocol, rankings, len(unmatched))
+    )
     for message in warnings:
         reporter.warn(message)
     return Evaluation(

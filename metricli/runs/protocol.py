@@ -185,15 +185,20 @@ def _images(rows: Rows) -> np.ndarray:
     """One text for each image of some rows (N,): where it really lies, links followed, and its box."""
     root = str(rows.root.absolute())
     folders: dict[str, tuple[str, frozenset[str]]] = {}  # as written: where it is, and the links in it
-    places = []
-    for path in rows.paths:
+
+    def real(path: str) -> str:
+        """os.path.realpath, asking for each folder once: a million calls of that take a minute."""
         head, name = os.path.split(path)
+        if name in ("", ".", ".."):
+            return os.path.realpath(path)
         if head not in folders:
-            real = os.path.realpath(os.path.join(root, head))
-            folders[head] = real, _links(real)
-        real, links = folders[head]
-        place = os.path.join(real, name)
-        places.append(os.path.realpath(place) if name in links else place)
+            found = real(head)
+            folders[head] = found, _links(found)
+        found, links = folders[head]
+        place = os.path.join(found, name)
+        return os.path.realpath(place) if name in links else place
+
+    places = [real(os.path.join(root, path)) for path in rows.paths]
     if rows.boxes is not None:
         boxes = (box.tolist() if box[0] >= 0 else "" for box in rows.boxes)
         places = [f"{place} {box}" for place, box in zip(places, boxes, strict=True)]
@@ -210,8 +215,8 @@ def _same_words(queries: np.ndarray, gallery: np.ndarray, places: np.ndarray) ->
         return []
     return [
         f"{len(alike)} of {len(queries)} queries have the path of a row of gallery_table, the first "
-        f"{str(alike[0])!r}, but in another folder: they are taken for other images; if they are not, queries "
-        "find themselves: give gallery_table in the folder of its images, or absolute paths"
+        f"{str(alike[0])!r}, but in another folder: they are taken for other images; if they are not, "
+        "queries find themselves: give gallery_table in the folder of its images, or absolute paths"
     ]
 
 

@@ -241,14 +241,14 @@ class Training:
             better = progress.best_value is None
             if better:
                 progress.best_epoch, progress.best_metrics = progress.epoch + 1, metrics
-                progress.best_intervals = self.intervals
+                progress.keep_intervals(self.intervals, self.spec.validation.bootstrap.confidence)
             if metrics:
                 self.warn_once(f"{self.spec.validation.monitor} is not defined, for no query has a match")
         else:
             self.learner.tell_schedule(-value if lower else value)
             better = progress.judge(value, metrics, lower=lower, min_delta=self.spec.training.min_delta)
             if better:
-                progress.best_intervals = self.intervals
+                progress.keep_intervals(self.intervals, self.spec.validation.bootstrap.confidence)
         if better:
             save_best(
                 self.run_dir.best,

@@ -16,7 +16,7 @@ from metricli.data.table import Rows, Table
 from metricli.errors import DataError, UsageError
 from metricli.reporter import Reporter
 from metricli.reports import ValidateReport
-from metricli.runs.against import compared, open_other, protocol_document
+from metricli.runs.against import check_rules, compared, open_other, protocol_document
 from metricli.runs.checkpoints import read_best
 from metricli.runs.context import open_context
 from metricli.runs.directory import find_checkpoint
@@ -74,6 +74,8 @@ def validate(
     check_spec(loaded, None)
     _require_metrics(spec.validation, require)
     other = None if against is None else open_other(Path(against))
+    if other is not None:
+        check_rules(other, spec.validation)
     block = require_data(spec)
     table, warnings = open_table(block, "evaluate", reporter, split, images=features is None)
     warnings += check_with_table(loaded, table, split, reporter)

@@ -1,11 +1,15 @@
 """`validate --out` and `--against`: saved evaluations, features and checkpoints compared query by query."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from metricli import predict, validate
+from metricli.errors import UsageError
+from metricli.runs.against import check_rules, open_other
+from metricli.specs.validate import ValidationSpec
 from tests.cli.conftest import FIGURES, error_of
 
 METRICS = ["validation.metrics={cmc: [1], map_r: true, mrr: true, minp: true}"]
@@ -127,3 +131,66 @@ def test_a_gate_on_the_pairs(cli, features):
     assert [gate["at"] for gate in done.json["gate"]] == ["most", "most"]
     assert 0 < done.json["thresholds"]["OVERALL"]["fnmr@0.1"] < 2
     assert "threshold on the distance: fnmr@0.1 at 0." in cli(*asked).out
+
+
+def other_rules(metrics, **validation):
+    return ValidationSpec(metrics=metrics, **validation)
+
+
+def test_rules_are_compared_before_any_work(cli, features, tmp_path):
+    assert cli(*words(features / "a.npy"), "--out", "a").code == 0
+    saved, plain = open_other(Path("a")), open_other(features / "a.npy")
+    check_rules(saved, other_rules({"cmc": [1], "eer": True}))
+    method = {"postprocessors": ["k_reciprocal"], "gallery_features": "x.npy"}
+    check_rules(saved, other_rules({"cmc": [1]}, **method))  # which is what a comparison is for
+    rules = "'this evaluation' and 'a' were judged by other rules: "
+    for changes, said in (
+        ({"distance": "euclidean"}, "method.distance is 'euclidean' and 'cosine'"),
+        ({"unmatched": "zero"}, "unmatched is 'zero' and 'skip'"),
+        ({"search_within": "category"}, "search_within is 'category' and None"),
+    ):
+        with pytest.raises(UsageError) as raised:
+            check_rules(saved, other_rules({"cmc": [1]}, **changes))
+        assert raised.value.message == rules + said
+        check_rules(plain, other_rules({"cmc": [1]}, **changes))  # it will be judged by them
+    only = {"precision": [], "map": [], "map_r": False}
+    with pytest.raises(
+        UsageError, match=r"in common: cmc@7, and cmc@1, precision@5, map@5, map@r, mrr, minp;"
+    ):
+        check_rules(saved, other_rules({"cmc": [7], **only}))
+    for other in (saved, plain):
+        with pytest.raises(UsageError) as raised:
+            check_rules(other, other_rules({"cmc": [], **only, "fnmr": [0.01], "eer": True}))
+        assert str(raised.value) == (
+            "--against compares values of each query; fnmr@0.01, eer have none; ask for a ranking metric, "
+            "such as validation.metrics.cmc=[1]"
+        )
+    (tmp_path / "a" / "metrics.json").unlink()  # no protocol is known
+    check_rules(open_other(Path("a")), other_rules({"cmc": [1]}, distance="euclidean"))
+
+
+def test_what_has_no_value_for_each_query_is_said_not_to_be_compared(cli, features):
+    asked = ["validation.metrics={cmc: [1000000], eer: true, alignment: true}"]
+    done = cli(*words(features / "b.npy")[:-1], *asked, "--against", features / "a.npy", "--json")
+    assert done.code == 0, done.err
+    found = done.json["comparison"]
+    assert found["notes"][-1] == "not compared, for want of a value for each query: eer, alignment"
+    assert found["flips"]["metric"] == "cmc@1000000"
+    only = "validation.metrics={cmc: [], precision: [], map: [], map_r: false, eer: true}"
+    assert cli(*words(features / "a.npy")[:-1], only, "--out", "none").code == 0
+    refused = cli(*words(features / "b.npy"), "--against", "none")
+    assert refused.code == 3
+    assert "has no column of a metric: none that was asked for has a value for each query" in refused.err
+
+
+def test_queries_without_a_match_are_said_once(cli, features, tmp_path):
+    lines = FIGURES.read_text().splitlines()
+    last = max(i for i, line in enumerate(lines) if ",validation,true,true" in line)
+    lines[last] = "alone" + lines[last][lines[last].index(",") :]
+    (tmp_path / "alone.csv").write_text("\n".join(lines) + "\n")
+    done = cli("validate", "--features", features / "a.npy", "--data", "alone.csv")
+    assert done.code == 0, done.err
+    said = [line for line in done.err.splitlines() if "no match" in line]
+    assert len(said) == 1
+    assert said[0].startswith("warning: 1 of 90 queries have no match in the gallery and ")
+    assert "query-without-match" in cli("inspect-dataset", "alone.csv", "--root", FIGURES.parent).out

@@ -1,12 +1,13 @@
 """What a person sees: no line broken at 80 columns, nothing but plain lines in a pipe."""
 
 import io
+import math
 import re
 
 import pytest
 
 from metricli.cli import progress, render
-from metricli.reports import TrainReport
+from metricli.reports import Comparison, Flips, MetricDifference, TrainReport, ValidateReport
 
 ROW = {
     "epoch": 3,
@@ -122,7 +123,7 @@ def test_progress_in_a_pipe_is_a_line_every_half_minute(capfd, monkeypatch, unit
     assert capfd.readouterr().err == "warning: careful\n"
 
 
-@pytest.mark.parametrize("width", [80, 140])
+@pytest.mark.parametrize("width", [70, 140])
 def test_the_metric_tables_fit_the_terminal(capfd, monkeypatch, width, tmp_path):
     monkeypatch.setenv("COLUMNS", str(width))
     monkeypatch.setattr("sys.stdout.isatty", lambda: True)
@@ -137,6 +138,8 @@ def test_the_metric_tables_fit_the_terminal(capfd, monkeypatch, width, tmp_path)
     lines = re.sub(r"\x1b\[[0-9;]*m", "", capfd.readouterr().out).splitlines()
     tables = [line for line in lines if "runs/" not in line]
     assert all(len(line) <= width for line in tables)
+    name = "a category with a long name" if width == 140 else "a category with a long…"
+    assert sum(line.strip().startswith(f"{name} ") for line in tables) == (1 if width == 140 else 2)
     heads = [line.split() for line in tables if "@" in line and not line.startswith("best epoch")]
     names = [name for name in ROW if "@" in name]
     assert [name for head in heads for name in head] == names
@@ -152,3 +155,68 @@ def test_a_report_in_a_pipe_has_no_escape_codes_and_is_never_cut(cli, figures, t
     done = cli("inspect-dataset", "figures/long.csv")
     assert long in done.out
     assert "\x1b" not in done.out + done.err
+
+
+def judged(**changes):
+    known = {
+        "metrics": {"OVERALL": {"cmc@1": 0.5}},
+        "split": "validation",
+        "queries": 4,
+        "gallery": 5,
+        "queries_without_match": 0,
+        "distance": "cosine",
+        "embeddings": "x.npy",
+    }
+    return ValidateReport(**known | changes)
+
+
+def test_a_terminal_shows_some_categories_and_a_pipe_all(capfd, monkeypatch):
+    names = ["OVERALL", *(f"c{i:02}" for i in range(22)), "x" * 70]
+    report = judged(metrics={name: {"cmc@1": 0.5} for name in names})
+    render.validated(report)
+    piped = capfd.readouterr().out
+    assert all(name in piped for name in names)
+    assert "more categor" not in piped
+    monkeypatch.setenv("COLUMNS", "60")
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    render.validated(report)
+    shown = capfd.readouterr().out
+    assert [name in shown for name in names] == [True] * 21 + [False] * 3
+    assert "and 3 more categories, see --json" in shown
+
+
+def test_the_line_on_intervals_is_true(capfd):
+    nan = math.nan
+    intervals = {"OVERALL": {"cmc@1": (0.4, 0.6)}, "a": {"cmc@1": (nan, nan)}}
+    line = "95% intervals: bootstrap over labels; too narrow where there are fewer than 10"
+    for given, said in (
+        (intervals, [line]),
+        ({"OVERALL": {"cmc@1": (nan, nan)}}, ["fewer than two labels: no intervals"]),
+        ({"OVERALL": {}}, []),  # of verification alone
+        ({}, []),  # not asked for
+    ):
+        render.validated(judged(intervals=given))
+        assert [text for text in capfd.readouterr().out.splitlines() if "intervals" in text] == said
+
+
+def test_a_threshold_without_a_value(capfd):
+    thresholds = {"OVERALL": {"fnmr@0.1": 0.25, "eer": math.nan}}
+    render.validated(judged(metrics={"OVERALL": {"eer": math.nan}}, thresholds=thresholds))
+    assert "threshold on the distance: fnmr@0.1 at 0.2500, eer at -\n" in capfd.readouterr().out
+
+
+@pytest.mark.parametrize("width", [60, 100])
+def test_a_comparison_fits_the_terminal(capfd, monkeypatch, width):
+    entry = MetricDifference(0.25, 0.5, 0.25, 0.1, 0.4, 0.002, "better")
+    names = ("cmc@1", "precision_capped@5")
+    differences = {category: dict.fromkeys(names, entry) for category in ("OVERALL", "c" * 70)}
+    flips = Flips("cmc@1", 1, 0, 3, [("l" * 70, 1, 0)])
+    found = Comparison("old", "new", 4, 2, 0.95, 1000, differences, flips)
+    render.validated(judged(comparison=found))
+    assert "c" * 70 in capfd.readouterr().out
+    monkeypatch.setenv("COLUMNS", str(width))
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    render.validated(judged(comparison=found))
+    lines = capfd.readouterr().out.split("\n\n", 1)[1].splitlines()
+    assert max(map(len, lines)) <= width
+    assert sum("+0.1000 to +0.4000" in line for line in lines) == 4

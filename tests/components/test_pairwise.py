@@ -49,7 +49,7 @@ def test_pairwise_of_equal_scores_changes_nothing():
 
 
 def test_pairwise_of_short_and_of_empty_rankings():
-    given = ConstantThreshold(max_distance=0.15)(rankings_of(k=10))
+    given = ConstantThreshold(max_distance=0.15, top_n=10)(rankings_of(k=10))
     found = PairwiseReranker(Far(-1.0), top_n=4)(given).result
     assert found.cut
     assert found.indices.shape == (12, 10)
@@ -57,7 +57,7 @@ def test_pairwise_of_short_and_of_empty_rankings():
     assert [sorted(row) for row in rows_of(found)] == [sorted(row) for row in rows_of(given.result)]
     assert bool((found.distances.isinf() == (found.indices < 0)).all())
     assert len({len(row) for row in rows_of(found)}) > 3
-    nothing = ConstantThreshold(max_distance=0.0)(given)
+    nothing = ConstantThreshold(max_distance=0.0, top_n=10)(given)
     assert rows_of(PairwiseReranker(Far(), top_n=4)(nothing).result) == [[]] * 12
 
 

@@ -31,15 +31,15 @@ def oml() -> Any:
 
 
 def test_constant_threshold():
-    threshold = ConstantThreshold(max_distance=0.5)
+    threshold = ConstantThreshold(max_distance=0.5, top_n=None)
     cut = threshold(listed([0.1, 0.5, 0.6], [0.7, 0.8], [0.1, 0.2, 0.3, 0.4, 0.5], [])).result
     assert rows_of(cut) == [[0, 1], [], [0, 1, 2, 3, 4], []]
     assert cut.cut
     assert bool((cut.distances.isinf() == (cut.indices < 0)).all())
     assert threshold.notes == [
         "1 of 4 queries retrieve nothing within max_distance 0.5",
-        "for 1 of 4 queries even the last of the 5 items searched for is within max_distance 0.5; those "
-        "behind it are not retrieved",
+        "for 1 of 4 queries all of the 5 items looked at are kept (top_n); those behind them are not "
+        "retrieved",
     ]
     threshold(listed([0.1, 0.9]))
     assert threshold.notes == []
@@ -48,19 +48,68 @@ def test_constant_threshold():
 def test_adaptive_threshold_by_hand():
     # gaps 1 1 4 1, 2, none: their mean is 9 / 5 = 1.8
     given = listed([0.0, 1.0, 2.0, 6.0, 7.0], [5.0, 7.0], [3.0], [])
-    assert rows_of(AdaptiveThreshold(n_std=2)(given).result) == [[0, 1, 2], [0, 1], [0], []]
-    assert rows_of(AdaptiveThreshold(n_std=1)(given).result) == [[0, 1, 2], [0], [0], []]
-    assert rows_of(AdaptiveThreshold(n_std=0)(given).result) == [[0], [0], [0], []]
-    assert AdaptiveThreshold(n_std=2)(given).result.cut
-    assert rows_of(AdaptiveThreshold(n_std=1)(listed([0.0, 1.0, 2.0])).result) == [
+    assert rows_of(AdaptiveThreshold(n_std=2, top_n=None)(given).result) == [[0, 1, 2], [0, 1], [0], []]
+    assert rows_of(AdaptiveThreshold(n_std=1, top_n=None)(given).result) == [[0, 1, 2], [0], [0], []]
+    assert rows_of(AdaptiveThreshold(n_std=0, top_n=None)(given).result) == [[0], [0], [0], []]
+    assert AdaptiveThreshold(n_std=2, top_n=None)(given).result.cut
+    assert rows_of(AdaptiveThreshold(n_std=1, top_n=None)(listed([0.0, 1.0, 2.0])).result) == [
         [0, 1, 2]
     ]  # none is larger
 
 
 def test_adaptive_threshold_without_a_gap():
-    threshold = AdaptiveThreshold(n_std=1)
+    threshold = AdaptiveThreshold(n_std=1, top_n=None)
     assert rows_of(threshold(listed([1.0], [])).result) == [[0], []]
     assert threshold.notes == ["no query retrieves two items, so there is no gap to cut at"]
+
+
+def test_adaptive_threshold_says_where_rankings_end():
+    # gaps 1 1 4 1, 2 and 1 1 1 1: their mean is 13 / 9
+    threshold = AdaptiveThreshold(n_std=1.5, top_n=None)
+    given = listed([0.0, 1.0, 2.0, 6.0, 7.0], [5.0, 7.0], [1.0, 2.0, 3.0, 4.0, 5.0])
+    assert rows_of(threshold(given).result) == [[0, 1, 2], [0, 1], [0, 1, 2, 3, 4]]
+    assert threshold.notes == [
+        "1 of 3 rankings end at a gap above n_std 1.5 times the mean gap 1.444",
+        "for 1 of 3 queries all of the 5 items looked at are kept (top_n); those behind them are not "
+        "retrieved",
+    ]
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda top_n: ConstantThreshold(max_distance=0.2, top_n=top_n),
+        lambda top_n: AdaptiveThreshold(n_std=3, top_n=top_n),
+    ],
+)
+@pytest.mark.parametrize("before", [None, KReciprocal(k1=8, k2=3, top_n=15)])
+def test_a_threshold_does_not_depend_on_the_columns_asked_for(make, before):
+    found = []
+    for k in (2, 20, 45):
+        given = rankings_of(k=k) if before is None else before(rankings_of(k=k))
+        found.append(rows_of(make(20)(given).result))
+    assert found[0] == found[1] == found[2]
+    assert len({len(row) for row in found[0]}) > 1
+    assert max(map(len, found[0])) <= 20
+    given = rankings_of(k=45)
+    if before is None:  # the naive one: the first 20 of the whole order, cut
+        alone = make(None)(rankings_of(k=20)).result
+        assert found[0] == rows_of(alone)
+    assert make(20)(given).result.indices.shape == (12, 45)
+
+
+def test_a_threshold_says_what_lies_behind_its_top_n():
+    given = listed([0.1, 0.2, 0.3], [0.1, 0.2], [0.1, 0.9, 1.0], [0.1, 0.2, 0.9])
+    threshold = ConstantThreshold(max_distance=0.5, top_n=2)
+    assert rows_of(threshold(given).result) == [[0, 1], [0, 1], [0], [0, 1]]
+    assert threshold.notes == [
+        "for 2 of 4 queries all of the 2 items looked at are kept (top_n); those behind them are not "
+        "retrieved"
+    ]
+    whole = rankings_of(k=2)
+    threshold = ConstantThreshold(max_distance=2.0)  # 60 items, and all are kept
+    assert threshold(whole).result.indices.shape == (12, 60)
+    assert threshold.notes == []
 
 
 def oml_lists(result: SearchResult) -> Any:
@@ -77,7 +126,7 @@ def oml_lists(result: SearchResult) -> Any:
 def test_constant_threshold_is_oml_s(oml, at):
     given = rankings_of(20, 80, 12)
     theirs = oml[0].ConstantThresholding(th=at).process(oml_lists(given.result))
-    ours = ConstantThreshold(max_distance=at)(given).result
+    ours = ConstantThreshold(max_distance=at, top_n=None)(given).result
     assert rows_of(ours) == [row.tolist() for row in theirs.retrieved_ids]
 
 
@@ -85,7 +134,7 @@ def test_constant_threshold_is_oml_s(oml, at):
 def test_adaptive_threshold_is_oml_s(oml, n_std):
     given = rankings_of(20, 80, 12)
     theirs = oml[0].AdaptiveThresholding(n_std=n_std).process(oml_lists(given.result))
-    ours = AdaptiveThreshold(n_std=n_std)(given).result
+    ours = AdaptiveThreshold(n_std=n_std, top_n=None)(given).result
     assert rows_of(ours) == [row.tolist() for row in theirs.retrieved_ids]
     assert len({len(row) for row in rows_of(ours)}) > 1
 
@@ -199,6 +248,8 @@ def test_pca_whitening_refuses():
         (lambda: ConstantThreshold(max_distance=float("nan")), "max_distance must be at least 0, got nan"),
         (lambda: AdaptiveThreshold(n_std=-1), "n_std must be at least 0, got -1"),
         (lambda: AdaptiveThreshold(n_std=float("inf")), "n_std must be at least 0, got inf"),
+        (lambda: AdaptiveThreshold(n_std=1, top_n=0), "top_n must be at least 1, got 0"),
+        (lambda: ConstantThreshold(max_distance=1, top_n=0), "top_n must be at least 1, got 0"),
         (lambda: KReciprocal(k1=0), "k1 must be at least 1, got 0"),
         (lambda: KReciprocal(k2=0), "k2 must be at least 1, got 0"),
         (lambda: KReciprocal(k1=3, k2=4), "k2 must be at most k1, got k2 4 and k1 3"),
@@ -227,8 +278,8 @@ def test_all_in_one_list():
         QueryExpansion(k=3, alpha=1.0),
         KReciprocal(k1=8, k2=3, top_n=20),
         PairwiseReranker(Far(), top_n=15),
-        AdaptiveThreshold(n_std=3.0),
-        ConstantThreshold(max_distance=0.9),
+        AdaptiveThreshold(n_std=3.0, top_n=None),
+        ConstantThreshold(max_distance=0.9, top_n=7),
     ):
         given = post(given)
         result = given.result

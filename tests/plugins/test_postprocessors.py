@@ -18,8 +18,8 @@ from metricli.specs.load import check_spec, load_spec
 from metricli.specs.train import TrainSpec
 
 SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
-    "adaptive_threshold": ("AdaptiveThreshold", {"n_std": 2.5}),
-    "constant_threshold": ("ConstantThreshold", {"max_distance": 0.4}),
+    "adaptive_threshold": ("AdaptiveThreshold", {"n_std": 2.5, "top_n": 7}),
+    "constant_threshold": ("ConstantThreshold", {"max_distance": 0.4, "top_n": 8}),
     "database_augmentation": ("DatabaseAugmentation", {"k": 3, "alpha": 0.5}),
     "k_reciprocal": ("KReciprocal", {"k1": 9, "k2": 4, "lambda_value": 0.2, "top_n": 33}),
     "pca_whitening": ("PCAWhitening", {"dim": 3, "eps": 0.01}),

@@ -163,6 +163,13 @@ def test_flips_are_of_the_lowest_cmc_or_of_the_first_metric_that_changed():
     assert flips({"eer": less}, {"eer": same}) == Flips("eer", 1, 0, 7, [("owl", 1, 0)])  # lower is better
 
 
+def test_a_k_is_a_number_however_large():
+    many = {f"cmc@{k}": [0.0] * 8 for k in ("9", "1000000", "1e+06", "x")}
+    assert against(per_query(many), per_query(many), samples=10).flips.metric == "cmc@9"
+    odd = {"cmc@1e+06": [0.0] * 8}
+    assert against(per_query(odd), per_query(odd), samples=10).flips.metric == "cmc@1e+06"
+
+
 def test_lower_is_better_turns_the_verdict():
     falling = against(per_query({"eer": [0.1] * 8}), per_query({"eer": [0.2] * 8}))
     assert falling.differences["OVERALL"]["eer"].verdict == "better"
@@ -232,7 +239,7 @@ REFUSED = {
         {"protocol": PROTOCOL | {"rows_digest": "abd"}},
         DataError,
         "'new' and 'old' have the same queries, but searched another gallery: other rows, labels, sequences "
-        "or boxes" + TABLE,
+        "or boxes, or other images taken for the query itself" + TABLE,
     ),
     "other rules": (
         {"protocol": changed_protocol(split="test", unmatched="zero") | {"rows_digest": "abd"}},
@@ -257,6 +264,12 @@ REFUSED = {
         UsageError,
         "'new' and 'old' have no metric in common: ndcg@5, recall@1, and cmc@5, cmc@1, mrr; judge both by "
         "the same metrics",
+    ),
+    "no metric at all": (
+        {"values": {}},
+        UsageError,
+        "'new' has no metric with a value for each query, and these are compared; ask for a ranking metric, "
+        "such as validation.metrics.cmc=[1]",
     ),
 }
 
@@ -323,3 +336,42 @@ def test_the_text():
     assert cut == shorter.replace(hidden, "and 1 more category, see --json")
     none = format_comparison(dataclasses.replace(found, flips=Flips("cmc@1", 0, 0, 7, []), notes=[]), most=0)
     assert none.splitlines()[-1] == "cmc@1 by query, from A to B: 0 gained, 0 lost, 7 unchanged"
+
+
+NARROW = """\
+A  runs/old
+B  runs/new\\n
+7 queries of 4 labels; intervals by 1000 draws of labels
+
+ metric    B - A       95 % interval
+OVERALL
+ cmc@1   +0.2857  -0.5000 to +0.7500  unclear
+ map@r   -0.1000                   -  unclear
+a category of a lon…
+ cmc@1         -                   -
+
+ metric       A       B      p
+OVERALL
+ cmc@1   0.4286  0.7143  0.400
+ map@r   0.4000  0.3000      -
+a category of a lon…
+ cmc@1        -       -      -
+
+cmc@1 by query, from A to B: 3 gained, 1 lost, 3 unchanged
+label                 gained  lost
+sunsunsunsunsunsuns…       2     0"""
+
+
+def test_the_text_on_a_narrow_terminal():
+    differences = {
+        "OVERALL": {
+            "cmc@1": MetricDifference(3 / 7, 5 / 7, 2 / 7, -0.5, 0.75, 0.4, "unclear"),
+            "map@r": MetricDifference(0.4, 0.3, -0.1, NAN, NAN, NAN, "unclear"),
+        },
+        "a category of a long name": {"cmc@1": MetricDifference(NAN, NAN, NAN, NAN, NAN, NAN, "unclear")},
+    }
+    flips = Flips("cmc@1", 3, 1, 3, [("sun" * 9, 2, 0)])
+    found = Comparison("runs/old", "runs/new\n", 7, 4, 0.95, 1000, differences, flips)
+    assert format_comparison(found, width=60) == NARROW
+    assert format_comparison(found, width=200) == format_comparison(found) == str(found)
+    assert "a category of a long name" in str(found)

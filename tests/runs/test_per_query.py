@@ -255,7 +255,10 @@ def test_files_that_are_not_it_are_refused_in_one_line(tmp_path, judged):
         frame.drop(columns=column).to_parquet(path)
         assert refused(path) == f"'HERE/x.parquet' has no column {column!r}{again}"
     frame.drop(columns=["cmc@1", "map@r"]).to_parquet(path)
-    assert refused(path) == f"'HERE/x.parquet' has no column of a metric{again}"
+    assert refused(path) == (
+        "'HERE/x.parquet' has no column of a metric: none that was asked for has a value for each query; "
+        "judge it again with a ranking metric, such as cmc"
+    )
     pd.concat([frame, frame[1:2]]).to_parquet(path)
     assert refused(path) == "'HERE/x.parquet' has row 3 twice; make it again"
     frame.assign(row=[2, 3, None, 6]).to_parquet(path)
@@ -288,7 +291,8 @@ def test_the_digest_changes_with_all_that_is_judged_and_nothing_else(tmp_path):
     digests.append(
         digest(Rows(**{k: v if k == "root" or v is None else v[order] for k, v in vars(rows).items()}))
     )
-    digests.append(rows_digest(rows, np.flatnonzero(rows.is_query), np.flatnonzero(rows.is_gallery), rows))
+    sides = np.flatnonzero(rows.is_query), np.flatnonzero(rows.is_gallery)
+    digests += [rows_digest(rows, *sides[::-1]), rows_digest(rows, *sides, ids=sides)]
     assert len({known, *digests}) == 1 + len(digests)
     # the train row, boxes of others, and a row that is neither query nor gallery do not count
     first = {"path": ["z.jpg", *PATHS[1:]], "label": ["y", "x", "1", "1", "nan", "x"]}
@@ -317,6 +321,30 @@ def test_the_digest_is_that_of_the_bytes(tmp_path):
         "\0".join(["hat", "", "", "shoe", "hat"]),
         "\0".join(["s", "s", "", "", ""]),
     ]
-    data = (5).to_bytes(8, "little") + bytes([1, 3, 2, 1, 3]) + b"".join(t.encode() + b"\1" for t in text)
-    found = rows_digest(rows, np.flatnonzero(rows.is_query), np.flatnonzero(rows.is_gallery))
-    assert found == hashlib.sha256(data).hexdigest()
+    sides = b""
+    for places in ([0, 1, 3, 4], [1, 2, 4]):
+        words = ("\0".join(t.split("\0")[i] for i in places).encode() + b"\1" for t in text)
+        sides += hashlib.sha256(len(places).to_bytes(8, "little") + b"".join(words)).digest()
+    queries, gallery = np.flatnonzero(rows.is_query), np.flatnonzero(rows.is_gallery)
+    assert rows_digest(rows, queries, gallery) == hashlib.sha256(sides).hexdigest()
+    shared = np.array([-1, 0, -1, 1, 0, -1, 1], dtype="<i8").tobytes()
+    found = rows_digest(rows, queries, gallery, ids=(queries, gallery))
+    assert found == hashlib.sha256(sides + shared).hexdigest()
+
+
+def test_the_digest_is_of_rows_and_of_pairs_taken_out_however_they_are_given(tmp_path):
+    rows, again = table_rows(tmp_path), table_rows(tmp_path)
+    queries, gallery = np.flatnonzero(rows.is_query), np.flatnonzero(rows.is_gallery)
+    known = rows_digest(rows, queries, gallery)
+    for same in (rows, again):
+        assert rows_digest(rows, queries, gallery, same) == known
+    everyone = np.arange(5)
+    assert rows_digest(rows, everyone, everyone, again) == rows_digest(rows, everyone, everyone)
+
+    def with_ids(one: list[int], two: list[int]) -> str:
+        return rows_digest(rows, queries, gallery, ids=(np.array(one), np.array(two)))
+
+    places = with_ids([0, 1, 3, 4], [1, 2, 4])
+    assert with_ids([9, 5, 7, 2], [5, 6, 2]) == places  # other codes, the same pairs
+    assert with_ids([9, 5, 9, 2], [5, 6, 2]) == places  # two alike that nobody else is like
+    assert len({known, places, with_ids([9, 5, 7, 8], [5, 6, 2]), with_ids([9, 5, 7, 6], [5, 6, 2])}) == 4

@@ -5,9 +5,12 @@ import math
 
 import numpy as np
 import pytest
+import torch
 
-from metricli import evaluate
+from metricli import evaluate, validate
+from metricli.data.table import read_table
 from metricli.errors import DataError
+from metricli.runs.protocol import Judged, protocol_of
 from metricli.specs.validate import ValidationSpec
 
 HEADER = "label,path,split,is_query,is_gallery,category,sequence,ignore"
@@ -144,3 +147,71 @@ def test_an_approximate_search_says_that_it_is(tmp_path):
     assert report.search == "approximate (Flat)"
     assert any("approximate" in message for message in report.warnings)
     assert json.loads(json.dumps(report.to_dict()))["search"] == report.search
+
+
+def test_an_image_reached_another_way_is_still_the_query_itself(tmp_path):
+    """By a link to the folder or to the file, by dots, by an absolute path, and from a copy of the table."""
+    images = tmp_path / "images"
+    images.mkdir()
+    for i in range(len(ROWS)):
+        (images / f"{i}.jpg").touch()
+    (tmp_path / "link").symlink_to(images)
+    (images / "alias.jpg").symlink_to(images / "1.jpg")
+    np.save(tmp_path / "x.npy", POINTS)
+    table = write(images, ROWS)
+
+    def judged(paths, place):
+        lines = table.read_text()
+        for i, path in enumerate(paths):
+            lines = lines.replace(f",{i}.jpg,", f",{path},")
+        place.write_text(lines)
+        words = {"gallery_features": str(tmp_path / "x.npy"), "gallery_table": str(place)}
+        return evaluate(POINTS, table, validation=spec(**words))
+
+    alone = evaluate(POINTS, table, validation=spec())
+    plain = [f"{i}.jpg" for i in range(len(ROWS))]
+    ways = {
+        "another name": (plain, images / "copy.csv"),
+        "another root": (plain, tmp_path / "link" / "copy.csv"),
+        "a folder above": ([f"link/../images/{path}" for path in plain], tmp_path / "above.csv"),
+        "absolute": ([f"{tmp_path}/link/{path}" for path in plain], tmp_path / "absolute.csv"),
+        "a link": (["0.jpg", "alias.jpg", *plain[2:]], images / "alias.csv"),
+    }
+    for way, (paths, place) in ways.items():
+        report = judged(paths, place)
+        assert found(report) == pytest.approx(naive(ROWS), abs=1e-12), way
+        same = way in ("another name", "another root")
+        assert (report.protocol["rows_digest"] == alone.protocol["rows_digest"]) == same, way
+    apart = judged(plain, tmp_path / "apart.csv")  # these images are not there: not the same ones
+    assert found(apart) == pytest.approx(naive(ROWS, same=False), abs=1e-12)
+    assert apart.protocol["rows_digest"] != alone.protocol["rows_digest"]
+
+
+def test_paths_written_alike_in_another_folder_are_doubtful(tmp_path):
+    rows = read_table(write(tmp_path, ROWS), need="evaluate").split("validation")
+    (tmp_path / "other").mkdir()
+    others = read_table(write(tmp_path / "other", ROWS[:2]), need="evaluate").split("validation")
+    judged = Judged(rows, torch.zeros(len(rows), 2), np.ones(len(rows), dtype=bool))
+    gallery = Judged(others, torch.zeros(len(others), 2), np.ones(len(others), dtype=bool))
+    (note,) = protocol_of(judged, gallery, spec()).notes
+    assert note.startswith(
+        "2 of 7 queries have the path of a row of gallery_table, the first '0.jpg', but in another folder"
+    )
+    assert protocol_of(judged, Judged(rows, judged.embeddings, judged.readable), spec()).notes == []
+
+
+def test_a_gallery_s_own_features_compare_with_saved_ones_of_the_same_rows(tmp_path):
+    table = write(tmp_path, ROWS)
+    np.save(tmp_path / "new.npy", POINTS)
+    np.save(tmp_path / "old.npy", POINTS + np.random.default_rng(0).normal(size=POINTS.shape))
+    words = {"features": tmp_path / "new.npy", "data": table}
+    base = {"validation": {"metrics": {"cmc": [1]}, "distance": "euclidean"}}
+    validate(base, **words).save(tmp_path / "own")
+    for given in ({}, {"gallery_table": str(table)}):
+        other = {"validation": base["validation"] | {"gallery_features": str(tmp_path / "old.npy")} | given}
+        report = validate(other, **words, against=tmp_path / "own")
+        assert report.comparison is not None
+        assert report.comparison.notes == [
+            f"gallery: {tmp_path / 'new.npy'} has {tmp_path / 'old.npy'}, {tmp_path / 'own'} has its own "
+            "embeddings"
+        ]

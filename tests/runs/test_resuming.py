@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from metricli import TrainReport
+from metricli.components.tensorfile import read_tensor_file, write_tensor_file
 from metricli.errors import CheckpointError, Interrupted, UsageError
 from tests.conftest import FIGURES
 from tests.runs.conftest import JUDGED, LABELS, Listener, assert_same_weights, lines, meta, write_table
@@ -126,6 +127,63 @@ def test_another_spec_is_refused_and_the_keys_are_named(fit: Fit) -> None:
         "loss.margin: 0.2 was, 0.3 is; seed: 0 was, 3 is"
     )
     assert fit("loggers=[tensorboard]", "prediction.batch_size=3", device="cpu", resume=run).steps == 4
+
+
+def rewritten(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    """A checkpoint whose saved words are changed."""
+    held, words, _ = read_tensor_file(path)
+    change(words)
+    write_tensor_file(path, held, words)
+
+
+def test_a_run_of_an_older_version_goes_on_with_the_defaults_of_today(fit: Fit, whole: Fit) -> None:
+    run = interrupted(fit, "validation.postprocessors=[k_reciprocal]", after=3)
+
+    def older(words: dict[str, Any]) -> None:
+        validation = words["spec"]["validation"]
+        for key in ("alignment", "hubness", "mrr"):
+            del validation["metrics"][key]
+        for key in ("search", "unmatched", "bootstrap", "gallery_table"):
+            del validation[key]
+        del validation["postprocessors"][0]["top_n"], words["spec"]["loss"]["reduction"]
+        del words["spec"]["optimizer"], words["spec"]["training"]["patience"]
+        del words["progress"]["best_confidence"]
+
+    rewritten(run / "checkpoints" / "last.ckpt", older)
+    same = "validation.postprocessors=[k_reciprocal]"
+    with pytest.raises(UsageError) as caught:
+        fit(same, "validation.unmatched=zero", "loss.reduction=sum", resume=run)
+    assert caught.value.message.endswith(
+        ": loss.reduction: 'mean' was, 'sum' is; validation.unmatched: 'skip' was, 'zero' is"
+    )
+    assert fit(same, resume=run).steps == 4
+
+
+def test_a_key_that_is_no_more_is_another_spec(fit: Fit) -> None:
+    run = interrupted(fit, after=1)
+
+    def older(words: dict[str, Any]) -> None:
+        words["spec"]["training"]["swa"] = True
+        del words["spec"]["validation"]["search"]
+
+    rewritten(run / "checkpoints" / "last.ckpt", older)
+    with pytest.raises(UsageError) as caught:
+        fit(resume=run)
+    assert caught.value.message.endswith(f"{str(run)!r}: training.swa: True was, None is")
+
+
+def test_intervals_keep_the_confidence_they_were_made_with(fit: Fit, spec: dict[str, Any]) -> None:
+    from metricli.runs.directory import RunDirectory
+    from metricli.runs.history import Progress, report
+    from metricli.specs.load import load_spec
+    from metricli.specs.train import TrainSpec
+
+    progress = Progress(stopped="epochs")
+    progress.keep_intervals({"OVERALL": {"cmc@1": (0.1, 0.2)}}, 0.8)
+    loaded = load_spec(spec | {"validation": {"bootstrap": {"confidence": 0.5}}}, TrainSpec)
+    found = report(RunDirectory(Path()), loaded.spec, progress, [])
+    assert (found.intervals, found.confidence) == ({"OVERALL": {"cmc@1": (0.1, 0.2)}}, 0.8)
+    assert report(RunDirectory(Path()), loaded.spec, Progress(), []).confidence == 0.95
 
 
 def test_other_labels_are_refused_with_the_difference(fit: Fit, spec: dict[str, Any], tmp_path: Path) -> None:

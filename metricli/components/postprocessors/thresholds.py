@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -28,6 +29,8 @@ class _Threshold:
         self.notes = []
         rankings = deepened(rankings, self.top_n or rankings.k)
         result = rankings.result
+        if result.indices.numel() == 0:
+            return rankings.reordered(replace(result, cut=True))
         width = min(self.top_n or rankings.k, result.indices.shape[1])
         there = torch.zeros_like(result.indices, dtype=torch.bool)
         there[:, :width] = result.indices[:, :width] >= 0
