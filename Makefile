@@ -43,6 +43,8 @@ check: install
 bench: install
 	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/table.py
+	$(BIN)/python benchmarks/retrieval.py --plan
+	$(BIN)/python benchmarks/reranking.py
 
 docs: install
 	$(BIN)/python -m pytest tests/docs

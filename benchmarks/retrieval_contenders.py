@@ -129,7 +129,7 @@ def metricli_search(problem: Problem) -> Work:
     )
 
 
-def metricli_metrics(problem: Problem, bins: int = 0) -> Work:
+def metricli_metrics(problem: Problem, resolution: int = 0) -> Work:
     """metricli's search and every ranking metric, with ranks over the whole gallery."""
     from metricli.core.metrics import retrieval_metrics, summarize
     from metricli.core.retrieval import count_relevant, survey
@@ -147,7 +147,7 @@ def metricli_metrics(problem: Problem, bins: int = 0) -> Work:
             query_labels=labels[0],
             gallery_labels=labels[1],
             ranks=True,
-            bins=bins,
+            resolution=resolution,
         )
         ranks = {"first": found.first, "last": found.last}
         return summarize(retrieval_metrics(found.result, *labels, relevant, **ranks, **RANKING)), found
