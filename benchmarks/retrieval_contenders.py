@@ -12,7 +12,7 @@ import numpy as np
 
 THREADS = 2
 WARM_ROWS = 512
-BINS = 2**16  # as validate has them
+RESOLUTION = 2048  # as runs/unranked.py has it
 RANKING = {
     "cmc": [1, 5, 10],
     "precision": [5, 10],
@@ -147,6 +147,7 @@ def metricli_metrics(problem: Problem, resolution: int = 0) -> Work:
             query_labels=labels[0],
             gallery_labels=labels[1],
             ranks=True,
+            distances=False,
             resolution=resolution,
         )
         ranks = {"first": found.first, "last": found.last}
@@ -165,7 +166,7 @@ def metricli_pairs(problem: Problem) -> Work:
     """The same and the verification metrics, from a histogram of all pairs."""
     from metricli.core.verification import verification_metrics
 
-    ranking = metricli_metrics(problem, BINS)
+    ranking = metricli_metrics(problem, RESOLUTION)
 
     def call() -> Any:
         means, found = ranking.call()

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from metricli.core.exclusion import joint_codes
+from metricli.core.exclusion import count_matches, equal_pairs, joint_codes
 from metricli.core.parallel import in_parallel
 from metricli.core.ranking import first_equal_rows
 from metricli.core.scan import Scan, Side
@@ -16,6 +16,9 @@ from metricli.core.scan import Scan, Side
 __all__ = ["Marked", "RankCounter", "marked_items"]
 
 _BAND = 256  # queries of neighbouring labels that are compared together
+_FEW = 16  # relevant items of a query, in the mean, that are simply listed
+_MANY = 128  # relevant items of any query, for this
+_LISTED = 2048  # queries whose relevant items are listed at a time
 
 
 @dataclass(frozen=True)
@@ -40,11 +43,13 @@ def marked_items(scan: Scan, query_labels: Tensor, gallery_labels: Tensor) -> tu
     labels = torch.cat([query_labels, gallery_labels])
     groups = scan.exclude.both("groups")
     labels = torch.unique(labels if groups is None else joint_codes(labels, groups), return_inverse=True)[1]
+    near, far = (_none(num, scan), _none(num, scan))
+    if _listed(scan, labels[:num], labels[num:], near, far):
+        return near, far
     codes, order = labels[num:].sort(stable=True)
     queries = labels[:num].argsort(stable=True)
     wanted = labels[:num][queries]
     lows, highs = torch.searchsorted(codes, wanted), torch.searchsorted(codes, wanted, right=True)
-    near, far = (_none(num, scan), _none(num, scan))
     height = min(_BAND, max(16, scan.plan.queries))
     width = max(16, scan.plan.queries * scan.plan.gallery // (8 * height))
 
@@ -62,6 +67,38 @@ def marked_items(scan: Scan, query_labels: Tensor, gallery_labels: Tensor) -> tu
 
     in_parallel(range(0, num, height), [work] * scan.plan.threads, lambda _: None)
     return near, far
+
+
+def _listed(scan: Scan, queries: Tensor, gallery: Tensor, near: Marked, far: Marked) -> bool:
+    """Fill both from a list of all relevant pairs, where labels are small enough for one; else False."""
+    num, counts = len(queries), count_matches(queries, gallery)
+    if num == 0 or int(counts.sum()) > _FEW * num or int(counts.max()) > _MANY:
+        return False
+
+    def work(start: int) -> int:
+        rows = torch.arange(start, min(start + _LISTED, num), device=queries.device)
+        pairs = equal_pairs(queries[rows], gallery, most=len(rows) * len(gallery))
+        assert pairs is not None
+        line, items = rows[pairs[0]], pairs[1]
+        allowed = ~scan.exclude.hides(line, items[:, None])[:, 0]
+        line, items = line[allowed], items[allowed]
+        if len(line) == 0:
+            return len(rows)
+        measured = scan.space.measure(line, items[:, None], chunk=scan.plan.pairs)
+        distance, gap = measured.distance[:, 0], measured.gap[:, 0]
+        order = items.argsort(stable=True)
+        order = order[distance[order].argsort(stable=True)]
+        order = order[line[order].argsort(stable=True)]
+        counts = torch.bincount(line - start, minlength=len(rows))
+        ends, there = counts.cumsum(0), counts > 0
+        for marked, pick in ((near, order[(ends - counts)[there]]), (far, order[(ends - 1)[there]])):
+            marked.distance[rows[there]] = distance[pick]
+            marked.gap[rows[there]] = gap[pick]
+            marked.row[rows[there]] = items[pick]
+        return len(rows)
+
+    in_parallel(range(0, num, _LISTED), [work] * scan.plan.threads, lambda _: None)
+    return True
 
 
 def _none(num: int, scan: Scan) -> Marked:

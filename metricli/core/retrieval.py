@@ -76,6 +76,7 @@ def survey(
     groups: Tensor | None = None,
     num_groups: int = 0,
     group_resolution: int | None = None,
+    distances: bool = True,
     budget_mb: float = 64,
     on_progress: Callable[[int], None] | None = None,
 ) -> Survey:
@@ -93,6 +94,8 @@ def survey(
         groups: (Q,) int64, the group in which a query's pairs are counted too; -1 for none.
         num_groups: how many groups there are.
         group_resolution: the same for groups, at most `resolution`, by default as fine.
+        distances: measure them all; else only that of the nearest item, for the order needs few of them, and
+            the others may be NaN. The indices are the same.
 
     Raises:
         ValueError: as for `search`; labels or groups that are missing, of a wrong shape, or out of range.
@@ -129,19 +132,19 @@ def survey(
                 num_groups=num_groups,
                 group_resolution=group_resolution or resolution,
             )
-        return _survey(scan, result, labels if ranks else None, pairs, on_progress)
+        settler = Settler(scan, result, ordered=not distances)
+        return _survey(settler, labels if ranks else None, pairs, on_progress)
 
 
 def _survey(
-    scan: Scan,
-    result: SearchResult,
+    settler: Settler,
     labels: tuple[Tensor, Tensor] | None,
     pairs: PairCounter | None,
     on_progress: Callable[[int], None] | None,
 ) -> Survey:
+    scan, result = settler.scan, settler.result
     plan, device = scan.plan, result.indices.device
     counters = [RankCounter(scan, marked) for marked in marked_items(scan, *labels)] if labels else []
-    settler = Settler(scan, result)
     num = len(result.indices)
     everyone = Nearest(num, plan.candidates, result.distances.dtype, device) if plan.symmetric else None
 

@@ -15,8 +15,8 @@ __all__ = ["Settler"]
 class Settler:
     """Fills rows of a result from the candidates that a scan has left."""
 
-    def __init__(self, scan: Scan, result: SearchResult) -> None:
-        self.scan, self.result = scan, result
+    def __init__(self, scan: Scan, result: SearchResult, *, ordered: bool = False) -> None:
+        self.scan, self.result, self.ordered = scan, result, ordered
         self._distinct: tuple[Tensor, Tensor] | None = None
 
     def settle(self, rows: Tensor, bounds: Tensor, columns: Tensor) -> None:
@@ -24,11 +24,56 @@ class Settler:
         plan = self.scan.plan
         if plan.k == 0:
             return
+        if self.ordered:
+            rest = self._order(rows, bounds, columns)
+            rows, bounds, columns = rows[rest], bounds[rest], columns[rest]
+            if len(rows) == 0:
+                return
         found, distances, unsure, reach = self._rank(rows, bounds, columns)
         for part in torch.split(unsure, plan.resolved) if len(unsure) else ():
             found[part], distances[part] = self._resolve(rows[part], reach[part])
         self.result.indices[rows, : plan.k] = found.masked_fill_(distances.isinf(), -1)
         self.result.distances[rows, : plan.k] = distances
+
+    def _order(self, rows: Tensor, bounds: Tensor, columns: Tensor) -> Tensor:
+        """Fill the rows whose order the bounds tell, but for runs of neighbours, which are measured.
+
+        Of their distances only the first is measured. The places of the other rows come back.
+        """
+        scan, space, k = self.scan, self.scan.space, self.scan.plan.k
+        bounds, order = bounds.sort(dim=1)
+        columns = columns.gather(1, order)
+        wide = bounds.to(scan.query_squares.dtype)
+        there = wide.isfinite()
+        error = 2 * scan.slack * (scan.query_squares[rows][:, None] + scan.gallery_squares[columns])
+        lower = space.lower_gap(wide)
+        reach = space.widest_tie(space.upper_gap(wide + error)).masked_fill_(~there, torch.inf)
+        reach = reach.cummax(1).values
+        apart = torch.ones_like(there)
+        apart[:, 1:] = (lower[:, 1:] > reach[:, :-1]) | ~there[:, 1:]
+        runs = apart.cumsum(1)
+        alone = apart.clone()
+        alone[:, :-1] &= apart[:, 1:]
+        line, place = (~alone & (runs <= runs[:, k - 1 : k]) & there).nonzero(as_tuple=True)
+        distances = torch.zeros_like(bounds)
+        if len(line):
+            more = space.measure(rows[line], columns[line, place][:, None], chunk=scan.plan.pairs)
+            distances[line, place] = more.distance[:, 0]
+        columns, order = columns.sort(dim=1)  # ties go to the lower gallery row: the next sorts are stable
+        distances, second = distances.gather(1, order).sort(dim=1, stable=True)
+        order, columns = order.gather(1, second), columns.gather(1, second)
+        third = runs.gather(1, order).sort(dim=1, stable=True).indices
+        found, order = columns.gather(1, third)[:, :k], order.gather(1, third)[:, :k]
+        proven = ~there[:, -1] | (lower[:, -1] > reach[:, k - 1])
+        if scan.plan.candidates == scan.layout.reachable:
+            proven[:] = True
+        sure = rows[proven]
+        nearest = space.measure(sure, found[proven, :1], chunk=scan.plan.pairs).distance
+        missing = ~there.gather(1, order)[proven]
+        self.result.indices[sure, :k] = found[proven].masked_fill_(missing, -1)
+        self.result.distances[sure, :k] = torch.where(missing, torch.inf, torch.nan).to(bounds.dtype)
+        self.result.distances[sure, 0] = nearest[:, 0].masked_fill(missing[:, 0], torch.inf)
+        return (~proven).nonzero()[:, 0]
 
     def _rank(self, rows: Tensor, bounds: Tensor, columns: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Indices and distances (n, k), the unproven places, and the gap to look within (n,)."""

@@ -169,6 +169,7 @@ def _surveyed(
             query_labels=protocol.query_labels,
             gallery_labels=protocol.gallery_labels,
             ranks=ranks,
+            distances=False,
             resolution=RESOLUTION if pairs else 0,
             groups=protocol.codes.to(rankings.queries.device),
             num_groups=len(protocol.categories),

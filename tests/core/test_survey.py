@@ -4,11 +4,13 @@ from dataclasses import replace
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from metricli.core import relevant
 from metricli.core.exclusion import Exclusion
+from metricli.core.ranking import Space
 from metricli.core.retrieval import count_relevant, search, survey
 from metricli.core.scan import Plan
 
@@ -95,14 +97,21 @@ def problems(draw):
     return queries, gallery, Exclusion(**codes), labels
 
 
-@settings(max_examples=150, deadline=None)
+@pytest.fixture(params=["listed", "by label"])
+def way(request, monkeypatch):
+    """Both ways to find the nearest and the farthest relevant item."""
+    if request.param == "by label":
+        monkeypatch.setattr(relevant, "_FEW", -1)
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     problems(),
     st.integers(1, 45),
     st.sampled_from(["cosine", "euclidean"]),
     st.sampled_from([64, TINY, 0.01]),
 )
-def test_results_and_ranks_are_the_double_loop(problem, k, distance, budget):
+def test_results_and_ranks_are_the_double_loop(way, problem, k, distance, budget):
     queries, gallery, exclude, labels = problem
     distances = direct(queries, gallery, distance)
     rankings = naive_rankings(distances, allowed_pairs(len(queries), len(gallery), exclude))
@@ -119,6 +128,29 @@ def test_results_and_ranks_are_the_double_loop(problem, k, distance, budget):
     )
     assert found.result.indices.tolist() == [(row + [-1] * k)[:k] for row in rankings]
     assert (found.first.tolist(), found.last.tolist()) == naive_ranks(rankings, *labels)
+
+
+def assert_same_order(found, whole) -> None:
+    """The indices are those of a search that measures all, and what is measured is the same to the bit."""
+    assert torch.equal(found.indices, whole.indices)
+    assert torch.equal(found.distances[:, :1], whole.distances[:, :1])
+    measured = ~found.distances.isnan()
+    assert torch.equal(found.distances[measured], whole.distances[measured])
+    assert bool((measured | whole.distances.isfinite()).all())
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    problems(),
+    st.integers(1, 12),
+    st.sampled_from(["cosine", "euclidean"]),
+    st.sampled_from([64, TINY, 0.01]),
+)
+def test_the_order_without_the_distances(problem, k, distance, budget):
+    queries, gallery, exclude, _ = problem
+    rules = {"k": k, "distance": distance, "exclude": exclude}
+    found = survey(queries, gallery, **rules, distances=False, budget_mb=budget).result
+    assert_same_order(found, search(queries, gallery, **rules))
 
 
 @settings(max_examples=60, deadline=None)
@@ -225,6 +257,32 @@ def embeddings(data: str, num: int) -> Tensor:
 
 @pytest.mark.parametrize("distance", ["cosine", "euclidean"])
 @pytest.mark.parametrize("data", DATA)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64])
+def test_the_order_of_every_kind_of_data_without_the_distances(distance, data, dtype):
+    x = embeddings(data, 300).to(dtype)
+    if not bool(x.isfinite().all()):
+        return
+    ids = torch.arange(300)
+    rules = {"k": 25, "distance": distance, "exclude": Exclusion(ids, ids)}
+    assert_same_order(survey(x, x, **rules, distances=False).result, search(x, x, **rules))
+
+
+def test_few_distances_are_measured_where_only_the_order_is_asked_for(monkeypatch):
+    x = embeddings("spread", 3000)
+    measured = []
+    measure = Space.measure
+
+    def spied(self, rows, items, *, chunk):
+        measured.append(items.numel())
+        return measure(self, rows, items, chunk=chunk)
+
+    monkeypatch.setattr(Space, "measure", spied)
+    survey(x, x, k=20, distances=False)
+    assert sum(measured) < 3 * len(x)
+
+
+@pytest.mark.parametrize("distance", ["cosine", "euclidean"])
+@pytest.mark.parametrize("data", DATA)
 def test_turned_blocks_give_what_plain_ones_do_to_the_bit(distance, data, monkeypatch):
     x = embeddings(data, 150)
     labels = torch.arange(150) % 40
@@ -287,6 +345,7 @@ def test_self_retrieval_is_turned_by_itself_and_other_rules_are_not(monkeypatch)
     assert seen == [True, True, False, False, False]
 
 
+@pytest.mark.usefixtures("way")
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
 @pytest.mark.parametrize("distance", ["cosine", "euclidean"])
 @pytest.mark.parametrize("size", [1.0, 1e-4])
@@ -322,6 +381,7 @@ def test_histograms_and_ranks_of_extreme_magnitudes(size):
     assert int((plain.pairs.impostor - other.pairs.impostor).abs().sum()) < 40
 
 
+@pytest.mark.usefixtures("way")
 def test_groups_are_searched_as_if_alone():
     generator = torch.Generator().manual_seed(2)
     x, y = torch.randn(700, 8, generator=generator), torch.randn(900, 8, generator=generator)
