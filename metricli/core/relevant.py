@@ -179,7 +179,8 @@ class RankCounter:
         asking = ((self.marked.row[queries] >= 0) & (_lowest(scores) <= high)).nonzero()[:, 0]
         if len(asking) == 0:
             return
-        if 2 * len(asking) < len(queries):
+        turned = scores.stride(0) == 1  # whose rows lie scattered
+        if len(asking) * (16 if turned else 2) < len(queries):
             scores = scores[asking]
         else:
             asking = torch.arange(len(queries), device=queries.device)

@@ -15,7 +15,9 @@ from metricli.core.ranking import Space, wide_dtype
 
 __all__ = ["Block", "Layout", "Plan", "Scan", "Side", "Strip", "threads_for"]
 
-_CACHED = 2**23  # bytes of a block: larger ones leave the cache, smaller ones spend their time on small steps
+_CACHED = (
+    3 * 2**21
+)  # bytes of a block: larger ones leave the cache, smaller ones spend their time on small steps
 _PER_THREAD = 6 * 2**20  # bytes of the budget below which one more thread does not pay
 _SMALL = 256  # queries of small groups that are searched together
 
@@ -53,7 +55,7 @@ class Plan:
         block, share = budget / (4 * threads), share / threads
         if space.queries.device.type == "cpu":
             block = min(block, _CACHED)
-        high = (block / size / (2 if held else 0.5)) ** 0.5
+        high = (block / size / (4 if held else 0.5)) ** 0.5
         wide = int(min(max(block / size / high, 4 * candidates), share / (2 * size * dim + 1)))
         wide = max(1, min(num, wide // 64 * 64 if wide > 64 else wide))
         high = int(min(block / (size * wide), share / (64 * candidates + 1), share / (2 * size * dim + 1)))

@@ -225,7 +225,8 @@ def _warnings(validation: ValidationSpec, protocol: Protocol, rankings: Rankings
         warnings.append(
             "all gallery embeddings are equal: the ranks follow the table's order, not the images"
         )
-    if rankings.found is not None and metric_names(asked, "verification"):
-        names = ", ".join(metric_names(asked, "verification"))
+    unordered = metric_names(asked, "verification") + metric_names({"hubness": asked["hubness"]})
+    if rankings.found is not None and unordered:
+        names = ", ".join(unordered)
         warnings.append(f"{names}: of the distances of embeddings, as if the order had not been changed")
     return warnings

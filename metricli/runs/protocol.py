@@ -68,7 +68,9 @@ class Protocol:
         if self.other is None and np.array_equal(self.queries, self.gallery):
             return queries, queries
         gallery = (self.other or self.judged).embeddings.to(source.device)
-        return queries, gallery[torch.from_numpy(self.gallery).to(source.device)]
+        gallery = gallery[torch.from_numpy(self.gallery).to(source.device)]
+        dtype = torch.promote_types(queries.dtype, gallery.dtype)
+        return queries.to(dtype), gallery.to(dtype)
 
 
 def protocol_of(judged: Judged, other: Judged | None, validation: ValidationSpec) -> Protocol:

@@ -243,7 +243,8 @@ class Training:
                 progress.best_epoch, progress.best_metrics = progress.epoch + 1, metrics
                 progress.keep_intervals(self.intervals, self.spec.validation.bootstrap.confidence)
             if metrics:
-                self.warn_once(f"{self.spec.validation.monitor} is not defined, for no query has a match")
+                name = self.spec.validation.monitor
+                self.warn_once(f"{name} has no value on the validation rows: the newest is kept")
         else:
             self.learner.tell_schedule(-value if lower else value)
             better = progress.judge(value, metrics, lower=lower, min_delta=self.spec.training.min_delta)

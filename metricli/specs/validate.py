@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
@@ -115,6 +116,14 @@ class BootstrapSpec(SpecModel):
 
     samples: int = Field(1000, ge=0, description="draws; 0: no intervals")
     confidence: float = Field(0.95, gt=0, lt=1, description="share of the draws that an interval holds")
+
+    @model_validator(mode="after")
+    def _enough_samples(self) -> Self:
+        least = math.ceil(2 / (1 - self.confidence) - 1e-9)
+        if 0 < self.samples < least:
+            what = f"an interval of {self.confidence:g} needs {least} draws or more, got {self.samples}"
+            raise error_at(("samples",), f"{what}; 0: no intervals")
+        return self
 
 
 class ValidationSpec(SpecModel):

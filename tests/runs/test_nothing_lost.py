@@ -67,7 +67,7 @@ def test_a_monitor_that_is_never_defined_keeps_the_newest(fit, table, tmp_path):
     report = fit(f"data.table={hidden}", "training.epochs=3", "training.patience=1", reporter=listener)
     assert (report.best_epoch, report.epochs, report.stopped) == (3, 3, "epochs")
     assert math.isnan(report.monitor_value)
-    assert "cmc@1 is not defined, for no query has a match" in report.warnings
+    assert "cmc@1 has no value on the validation rows: the newest is kept" in report.warnings
 
 
 def test_every_epoch_leaves_its_mean_loss(fit):
