@@ -51,7 +51,8 @@ class PairCounter:
         self._base = (_bits(1.0) >> self._shift) - self.bins
         sides = [x.amax().sqrt() if len(x) else x.sum() for x in (scan.query_squares, scan.gallery_squares)]
         largest = float((sides[0] + sides[1]).square()) * (1 + 1e-5)
-        self._scale = 1 / max(largest, 2.0001 if scan.undirected else 0.0) if largest > 0 else 1.0
+        largest = max(largest, 2.0001) if scan.undirected else largest
+        self._scale = 1 / largest if largest > 0 else 1.0
         middle = scan.slack * scan.gallery_squares.mean()
         self._offset = (scan.query_squares * scan.slack + middle).mul(self._scale).float()
         device = groups.device
