@@ -8,8 +8,6 @@ def test_a_finished_run_shows_the_confidence_of_its_intervals(fit, tmp_path, cap
     first = fit("validation.bootstrap.confidence=0.8", run_dir=run)
     again = fit("validation.bootstrap.confidence=0.5", resume=run)
     assert (first.confidence, again.confidence) == (0.8, 0.8)
-    assert {k: {m: list(v) for m, v in row.items()} for k, row in first.intervals.items()} == {
-        k: {m: list(v) for m, v in row.items()} for k, row in again.intervals.items()
-    }
+    assert again.to_dict()["intervals"] == first.to_dict()["intervals"]
     render.trained(again)
     assert "  80%" in capsys.readouterr().out

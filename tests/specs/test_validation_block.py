@@ -33,8 +33,8 @@ def messages(**block):
         (
             {"search": {"index": "HNSW32"}, "metrics": {"mrr": True, "minp": True}},
             "search.index",
-            "mrr and minp look at the whole ranking, which an approximate index does not give; "
-            "remove one or the other",
+            "an approximate index gives no whole ranking, which mrr and minp look at; "
+            "remove them, or the index",
         ),
         (
             {"gallery_table": "old.csv"},
