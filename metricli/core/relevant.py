@@ -32,6 +32,10 @@ class Marked:
     row: Tensor
     """(Q,) int64, -1 for a query without a relevant item."""
 
+    def put(self, queries: Tensor, distance: Tensor, gap: Tensor, row: Tensor) -> None:
+        """Set the items of some queries (n,)."""
+        self.distance[queries], self.gap[queries], self.row[queries] = distance, gap, row
+
 
 def marked_items(scan: Scan, query_labels: Tensor, gallery_labels: Tensor) -> tuple[Marked, Marked]:
     """The nearest and the farthest relevant item of each query, exactly.
@@ -86,15 +90,11 @@ def _listed(scan: Scan, queries: Tensor, gallery: Tensor, near: Marked, far: Mar
             return len(rows)
         measured = scan.space.measure(line, items[:, None], chunk=scan.plan.pairs)
         distance, gap = measured.distance[:, 0], measured.gap[:, 0]
-        order = items.argsort(stable=True)
-        order = order[distance[order].argsort(stable=True)]
-        order = order[line[order].argsort(stable=True)]
+        order = _ranked(line, distance, items)
         counts = torch.bincount(line - start, minlength=len(rows))
         ends, there = counts.cumsum(0), counts > 0
         for marked, pick in ((near, order[(ends - counts)[there]]), (far, order[(ends - 1)[there]])):
-            marked.distance[rows[there]] = distance[pick]
-            marked.gap[rows[there]] = gap[pick]
-            marked.row[rows[there]] = items[pick]
+            marked.put(rows[there], distance[pick], gap[pick], items[pick])
         return len(rows)
 
     in_parallel(range(0, num, _LISTED), [work] * scan.plan.threads, lambda _: None)
@@ -137,16 +137,19 @@ def _take(
     distance = torch.cat([distance, marked.distance[rows][known]])
     gap = torch.cat([gap, marked.gap[rows][known]])
     items = torch.cat([items, marked.row[rows][known]])
-    order = items.argsort(stable=True)
-    order = order[distance[order].argsort(stable=True)]
-    order = order[line[order].argsort(stable=True)]
+    order = _ranked(line, distance, items)
     counts = torch.bincount(line, minlength=len(rows))
     ends = counts.cumsum(0)
     there = counts > 0
     pick = order[(ends - 1 if farthest else ends - counts)[there]]
-    marked.distance[rows[there]] = distance[pick]
-    marked.gap[rows[there]] = gap[pick]
-    marked.row[rows[there]] = items[pick]
+    marked.put(rows[there], distance[pick], gap[pick], items[pick])
+
+
+def _ranked(line: Tensor, distance: Tensor, items: Tensor) -> Tensor:
+    """The order (P,) of listed pairs by query, then distance, then gallery row."""
+    order = items.argsort(stable=True)
+    order = order[distance[order].argsort(stable=True)]
+    return order[line[order].argsort(stable=True)]
 
 
 class RankCounter:

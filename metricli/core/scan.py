@@ -13,26 +13,30 @@ from metricli.core.exclusion import Exclusion
 from metricli.core.nearest import capacity
 from metricli.core.ranking import Space, wide_dtype
 
-__all__ = ["Block", "Layout", "Plan", "Scan", "Side", "Strip", "threads_for"]
+__all__ = ["Block", "Layout", "Plan", "Scan", "Side", "Strip"]
 
-_CACHED = (
-    3 * 2**21
-)  # bytes of a block: larger ones leave the cache, smaller ones spend their time on small steps
+_CACHED = 3 * 2**21  # bytes of a block: larger ones leave the cache, smaller ones go by in small steps
 _PER_THREAD = 6 * 2**20  # bytes of the budget below which one more thread does not pay
 _SMALL = 256  # queries of small groups that are searched together
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Sizes of the blocks; `candidates` leaves room for items whose bound cannot be told from the k-th."""
+    """Sizes of the blocks, within the budget."""
 
     k: int
     candidates: int
+    """Lowest bounds kept of each query: more than k, for items whose bound cannot be told from the k-th."""
     queries: int
+    """Rows of a block."""
     gallery: int
+    """Columns of a block."""
     rows: int
+    """Rows that are converted at a time."""
     pairs: int
+    """Pairs that are measured at a time."""
     resolved: int
+    """Queries that are compared with the whole gallery at a time."""
     threads: int
     """Strips that are worked on at a time."""
     symmetric: bool
@@ -47,7 +51,7 @@ class Plan:
         size = space.bound_dtype.itemsize
         budget = budget_mb * 2**20
         share = budget / 4
-        threads = threads_for(space.queries.device, budget)
+        threads = _threads(space.queries.device, budget)
         k = min(k, reachable)
         candidates = min(reachable, k + 6 + k // 16)
         held = num * dim * size <= 0.375 * budget
@@ -73,7 +77,7 @@ class Plan:
         )
 
 
-def threads_for(device: torch.device, budget: float) -> int:
+def _threads(device: torch.device, budget: float) -> int:
     """How many threads work side by side: those of torch, as far as a budget in bytes feeds them."""
     if device.type != "cpu":
         return 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -41,6 +41,14 @@ class _Door(PostprocessorSpec):
         return problems
 
 
+LookedAt = Annotated[
+    int | None,
+    Field(
+        ge=1,
+        description="items of each ranking to look at, those behind are not retrieved; null: as many as the "
+        "metrics ask for, so that one metric's value depends on the others",
+    ),
+]
 _ANEW = "searches the gallery anew with other embeddings, which loses what"
 
 
@@ -50,12 +58,7 @@ class ConstantThreshold(_Door):
     effect = "cuts"
     name: Literal["constant_threshold"] = "constant_threshold"
     max_distance: float = Field(ge=0, description="items farther than this are not retrieved")
-    top_n: int | None = Field(
-        100,
-        ge=1,
-        description="items of each ranking to look at, those behind are not retrieved; null: as many as the "
-        "metrics ask for, so that one metric's value depends on the others",
-    )
+    top_n: LookedAt = 100
 
     def build(self) -> Callable[[Rankings], Rankings]:
         """A `ConstantThreshold`."""
@@ -72,12 +75,7 @@ class AdaptiveThreshold(_Door):
     n_std: float = Field(
         ge=0, description="a gap is wide above this multiple of the mean gap of all rankings"
     )
-    top_n: int | None = Field(
-        100,
-        ge=1,
-        description="items of each ranking to look at, those behind are not retrieved; null: as many as the "
-        "metrics ask for, so that one metric's value depends on the others",
-    )
+    top_n: LookedAt = 100
 
     def build(self) -> Callable[[Rankings], Rankings]:
         """An `AdaptiveThreshold`."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -179,7 +179,7 @@ def _surveyed(
         )
     except ValueError as error:
         raise DataError(f"{UNSEARCHED}: {error}") from None
-    return found if result is None else Survey(result, found.first, found.last, found.pairs)
+    return found if result is None else replace(found, result=result)
 
 
 def _in_order(metrics: Metrics, asked: dict[str, Any]) -> Metrics:
@@ -201,7 +201,7 @@ def _intervals(per_query: dict[str, Tensor], protocol: Protocol, validation: Val
 
 
 def _warnings(validation: ValidationSpec, protocol: Protocol, rankings: Rankings, without: int) -> list[str]:
-    """What to say of ignored rows, queries without a match, k that is clipped, and collapsed embeddings."""
+    """What to say of queries without a match, k that is clipped, and collapsed embeddings."""
     warnings, queries = [], len(protocol.queries)
     if without:
         done = (

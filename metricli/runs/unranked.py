@@ -43,8 +43,9 @@ class Verified:
 
 def verified(found: Survey, categories: list[str], asked: dict[str, Any]) -> Verified:
     """What the pairs of a survey say."""
-    if found.pairs is None or found.group_pairs is None:
+    if found.pairs is None:
         return Verified()
+    assert found.group_pairs is not None
     whole = verification_metrics(found.pairs, **asked)
     parts = verification_metrics(found.group_pairs, **asked)
 

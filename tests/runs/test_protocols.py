@@ -215,3 +215,18 @@ def test_a_gallery_s_own_features_compare_with_saved_ones_of_the_same_rows(tmp_p
             f"gallery: {tmp_path / 'new.npy'} has {tmp_path / 'old.npy'}, {tmp_path / 'own'} has its own "
             "embeddings"
         ]
+
+
+def test_pairs_are_judged_beside_a_changed_order(tmp_path):
+    metrics = {"cmc": [1], "precision": [], "map": [], "eer": True, "roc_auc": True}
+    table = write(tmp_path, ROWS)
+    plain = evaluate(POINTS, table, validation=ValidationSpec(metrics=metrics, distance="euclidean"))
+    cut = [{"name": "constant_threshold", "max_distance": 0.2}]
+    spec = ValidationSpec(metrics=metrics, distance="euclidean", postprocessors=cut)
+    found = evaluate(POINTS, table, validation=spec)
+    for category, row in plain.metrics.items():
+        for name in ("eer", "roc_auc"):
+            assert found.metrics[category][name] == pytest.approx(row[name], nan_ok=True)
+    assert list(found.metrics["OVERALL"]) == list(plain.metrics["OVERALL"])
+    assert found.thresholds["OVERALL"] == plain.thresholds["OVERALL"]
+    assert any(message.startswith("eer, roc_auc: of the distances") for message in found.warnings)
