@@ -7,6 +7,8 @@ import threading
 import torch
 from torch import Tensor
 
+from metricli.core.blocks import Side, places_of
+
 __all__ = ["Nearest", "capacity"]
 
 _GROUP = 32  # scores behind one minimum
@@ -39,33 +41,34 @@ class Nearest:
         values, order = self.values[places].topk(self.kept, dim=1, largest=False, sorted=False)
         return values, self.columns[places].gather(1, order).long()
 
-    def offer(self, places: Tensor, scores: Tensor, columns: Tensor) -> None:
-        """Take `scores` (n, m) of the gallery rows `columns` (m,) for the queries kept at `places` (n,).
+    def offer(self, places: Tensor, side: Side) -> None:
+        """Take the scores (n, m) of a block for the queries kept at `places` (n,).
 
         Few scores can be among the lowest once blocks have been seen: those are listed through the minima of
         groups, which is far cheaper than topk over all.
         """
+        scores, columns = side.scores, side.gallery
         num, total = scores.shape
         limit = self.limit[places]
         fresh = bool(limit.isinf().any())
         size = min(_GROUP, total // (4 * self.kept if fresh else self.kept))
         if size < 4 or num < 4:
             return self._topk(places, scores, columns)
-        groups = total // size
-        main = scores[:, : size * groups].view(num, size, groups)
-        if scores.stride(0) == 1:  # reduced as it lies in memory: thirty times faster
-            minima = scores.T[: size * groups].view(size, groups, num).amin(0).T
-        else:
-            minima = main.amin(1)
+        minima = side.minima(size)
+        groups = minima.shape[1]
         if fresh:  # the kept-th lowest minimum is no lower than the kept-th lowest score
             lowest = minima.topk(self.kept, dim=1, largest=False).values[:, -1]
             limit = torch.minimum(limit, torch.nextafter(lowest, torch.full_like(lowest, torch.inf)))
         row, group = (minima < limit[:, None]).nonzero(as_tuple=True)
         if 2 * len(row) > num * groups:
             return self._topk(places, scores, columns)
-        few = main[row, :, group]
-        listed, inner = (few < limit[row][:, None]).nonzero(as_tuple=True)
-        row, column, value = row[listed], inner * groups + group[listed], few[listed, inner]
+        if side.turned or size * groups < total:
+            few = scores[:, : size * groups].view(num, groups, size)[row, group]
+        else:
+            few = scores.view(-1, size).index_select(0, row * groups + group)
+        listed = places_of(few < limit[row][:, None])
+        inner, listed = listed % size, listed // size
+        row, column, value = row[listed], group[listed] * size + inner, few[listed, inner]
         if size * groups < total:
             rest = scores[:, size * groups :]
             more, place = (rest < limit[:, None]).nonzero(as_tuple=True)

@@ -7,9 +7,10 @@ import threading
 import torch
 from torch import Tensor
 
+from metricli.core.blocks import Block
 from metricli.core.exclusion import equal_pairs
 from metricli.core.results import PairHistogram
-from metricli.core.scan import Block, Scan
+from metricli.core.scan import Scan
 
 __all__ = ["OCTAVES", "PairCounter"]
 
@@ -62,7 +63,7 @@ class PairCounter:
         self._lock = threading.Lock()
 
     def count(self, block: Block, buffer: Tensor) -> None:
-        """Take the block; `buffer` has room for as many floats."""
+        """Take the block, some queries at a time, by way of `buffer`, which has room for those of one."""
         first, others = block.scores[:, : block.own], block.scores[:, block.own :]
         self._count(block.queries, block.gallery[: block.own], first, buffer)
         if others.shape[1] == 0:
@@ -75,6 +76,15 @@ class PairCounter:
 
     def _count(
         self, queries: Tensor, gallery: Tensor, scores: Tensor, buffer: Tensor, times: int = 1
+    ) -> None:
+        """Scores (n, m) that each count `times`."""
+        step = max(1, len(buffer) // max(1, scores.shape[1]))
+        for at in range(0, len(queries), step):
+            part = slice(at, at + step)
+            self._count_part(queries[part], gallery, scores[part], buffer, times)
+
+    def _count_part(
+        self, queries: Tensor, gallery: Tensor, scores: Tensor, buffer: Tensor, times: int
     ) -> None:
         if scores.numel() == 0:
             return

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from metricli.core.blocks import Side, gathered
 from metricli.core.exclusion import count_matches, equal_pairs, joint_codes
 from metricli.core.parallel import in_parallel
 from metricli.core.ranking import first_equal_rows
-from metricli.core.scan import Scan, Side
+from metricli.core.scan import Scan
 
 __all__ = ["Marked", "RankCounter", "marked_items"]
 
@@ -19,6 +20,7 @@ _BAND = 256  # queries of neighbouring labels that are compared together
 _FEW = 16  # relevant items of a query, in the mean, that are simply listed
 _MANY = 128  # relevant items of any query, for this
 _LISTED = 2048  # queries whose relevant items are listed at a time
+_GROUP = 32  # scores behind one minimum
 
 
 @dataclass(frozen=True)
@@ -171,34 +173,39 @@ class RankCounter:
         return torch.where(self.marked.row >= 0, self.before + 1, 0)
 
     def count(self, side: Side, buffer: Tensor) -> None:
-        """Take the scores of a block; `buffer` has room for as many.
+        """Take the scores of a block, some queries at a time, by way of `buffer`.
 
         Below `low` an item is certainly before the marked one, above `high` it is not, and between them it is
         measured. The marked item itself lies between.
         """
         queries, scores = side.queries, side.scores
-        low = _step(self._low[queries] - self.scan.error(queries, side.gallery), scores.dtype, -torch.inf)
         high = _step(self._high[queries], scores.dtype, torch.inf)
-        asking = ((self.marked.row[queries] >= 0) & (_lowest(scores) <= high)).nonzero()[:, 0]
+        high.masked_fill_(self.marked.row[queries] < 0, -torch.inf)
+        asking = (side.lowest <= high).nonzero()[:, 0]
         if len(asking) == 0:
             return
-        turned = scores.stride(0) == 1  # whose rows lie scattered
-        if len(asking) * (16 if turned else 2) < len(queries):
-            scores = scores[asking]
+        low = _step(self._low[queries] - self.scan.error(queries, side.gallery), scores.dtype, -torch.inf)
+        low = torch.minimum(low, high)
+        if len(asking) * (4 if side.turned else 2) < len(queries):
+            step = max(1, len(buffer) // (2 * scores.shape[1]))
+            for part in torch.split(asking, step):
+                few = gathered(scores, part, buffer, turned=side.turned)
+                rest = buffer[few.numel() :]
+                self._count(queries[part], side, few, low[part], high[part], rest)
         else:
-            asking = torch.arange(len(queries), device=queries.device)
-            high = high.masked_fill(self.marked.row[queries] < 0, -torch.inf)
-            low = torch.minimum(low, high)
-        low, high, rows = low[asking], high[asking], queries[asking]
-        nearer, within = _below(scores, low, buffer), _below(scores, high, buffer, equal=True)
+            self._count(queries, side, scores, low, high, buffer)
+
+    def _count(
+        self, rows: Tensor, side: Side, scores: Tensor, low: Tensor, high: Tensor, buffer: Tensor
+    ) -> None:
+        nearer = _below(scores, low, buffer, turned=side.turned)
+        within = _below(scores, high, buffer, turned=side.turned, equal=True)
         place = self._places[rows] - side.low
         within -= ((place >= 0) & (place < scores.shape[1])).long()
         unsure = (within > nearer).nonzero()[:, 0]
-        if len(unsure):
-            few = scores[unsure]
-            inside = (few >= low[unsure][:, None]) & (few <= high[unsure][:, None])
-            line, column = inside.nonzero(as_tuple=True)
-            nearer += self._measured(rows, side.gallery, unsure[line], column)
+        for part in torch.split(unsure, max(1, len(buffer) // scores.shape[1])) if len(unsure) else ():
+            line, column = _between(scores, low, high, part, buffer, turned=side.turned)
+            nearer += self._measured(rows, side.gallery, line, column)
         with self._lock:
             self.before.index_add_(0, rows, nearer)
 
@@ -223,24 +230,47 @@ class RankCounter:
         return torch.bincount(line[before], minlength=len(queries))
 
 
-def _lowest(scores: Tensor) -> Tensor:
-    """The lowest score of each row (n,) of (n, m), reduced as it lies in memory."""
-    return scores.T.amin(0) if scores.stride(0) == 1 else scores.amin(1)
+def _between(
+    scores: Tensor, low: Tensor, high: Tensor, rows: Tensor, buffer: Tensor, *, turned: bool
+) -> tuple[Tensor, Tensor]:
+    """Where scores (n, m) of `rows` (r,) lie in [low, high], both (n,): the rows (p,) and columns (p,).
+
+    Groups of scores that come near the middle are few and found first.
+    """
+    away = gathered(scores, rows, buffer, turned=turned)
+    low, high = low[rows], high[rows]
+    away.sub_(((low + high) / 2)[:, None]).abs_()
+    rounding = 4 * torch.finfo(scores.dtype).eps * (low.abs() + high.abs())
+    reach = (high - low) / 2 * 1.001 + rounding
+    size = min(_GROUP, scores.shape[1])
+    groups = Side(rows, rows, away, 0).minima(size)
+    line, group = (groups <= reach[:, None]).nonzero(as_tuple=True)
+    line = line.repeat_interleave(size)
+    column = (group[:, None] * size + torch.arange(size, device=rows.device)).flatten()
+    more, place = (away[:, size * groups.shape[1] :] <= reach[:, None]).nonzero(as_tuple=True)
+    line, column = torch.cat([line, more]), torch.cat([column, place + size * groups.shape[1]])
+    values = scores[rows[line], column]
+    inside = (values >= low[line]) & (values <= high[line])
+    return rows[line[inside]], column[inside]
 
 
-def _below(scores: Tensor, limit: Tensor, buffer: Tensor, *, equal: bool = False) -> Tensor:
+def _below(scores: Tensor, limit: Tensor, buffer: Tensor, *, turned: bool, equal: bool = False) -> Tensor:
     """How many scores of each row of (n, m) are below `limit` (n,), or equal to it: (n,) int64.
 
     Comparisons that give floats, and sums of floats, are several times faster than those of booleans.
     """
-    turned = scores.stride(0) == 1 and len(scores) > 1
-    if turned:
-        scores, limit, axis = scores.T, limit[None], 0
-    else:
-        limit, axis = limit[:, None], 1
-    found = buffer[: scores.numel()].view(scores.shape)
-    (torch.le if equal else torch.lt)(scores, limit, out=found)
-    return found.sum(axis).long()
+    counts = torch.empty(len(scores), dtype=torch.int64, device=scores.device)
+    compare = torch.le if equal else torch.lt
+    step = max(1, len(buffer) // scores.shape[1])
+    for at in range(0, len(scores), step):
+        few, most = scores[at : at + step], limit[at : at + step, None]
+        found = buffer[: few.numel()]
+        if turned:
+            found = compare(few.T, most.T, out=found.view(few.T.shape)).sum(0)
+        else:
+            found = compare(few, most, out=found.view(few.shape)).sum(1)
+        counts[at : at + step] = found
+    return counts
 
 
 def _step(values: Tensor, dtype: torch.dtype, towards: float) -> Tensor:

@@ -150,7 +150,7 @@ def _survey(
 
     def worker() -> Callable[[Strip], int]:
         buffer, gallery_rows = scan.buffer(), scan.rows_buffer()
-        spare = scan.buffer() if counters or pairs else buffer
+        spare = scan.spare() if counters or pairs else buffer
 
         def work(strip: Strip) -> int:
             rows = scan.layout.queries[strip.first : strip.last]
@@ -158,7 +158,7 @@ def _survey(
             places = rows if everyone else torch.arange(len(rows), device=device)
             for block in scan.blocks(strip, buffer, gallery_rows):
                 for turned, side in enumerate(block.sides()):
-                    nearest.offer(side.queries if turned else places, side.scores, side.gallery)
+                    nearest.offer(side.queries if turned else places, side)
                     for counter in counters:
                         counter.count(side, spare)
                 if pairs is not None:

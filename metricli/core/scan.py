@@ -9,13 +9,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from metricli.core.blocks import Block
 from metricli.core.exclusion import Exclusion
 from metricli.core.nearest import capacity
 from metricli.core.ranking import Space, wide_dtype
 
-__all__ = ["Block", "Layout", "Plan", "Scan", "Side", "Strip"]
+__all__ = ["Layout", "Plan", "Scan", "Strip"]
 
-_CACHED = 3 * 2**21  # bytes of a block: larger ones leave the cache, smaller ones go by in small steps
+_CACHED = 3 * 2**22  # bytes of a block: larger ones leave the cache, smaller ones go by in small steps
 _PER_THREAD = 6 * 2**20  # bytes of the budget below which one more thread does not pay
 _SMALL = 256  # queries of small groups that are searched together
 
@@ -56,11 +57,12 @@ class Plan:
         candidates = min(reachable, k + 6 + k // 16)
         held = num * dim * size <= 0.375 * budget
         symmetric = mirrored and num * capacity(candidates) * (size + 4) <= 0.375 * budget
-        block, share = budget / (4 * threads), share / threads
+        block, share = 0.375 * budget / threads, share / threads
         if space.queries.device.type == "cpu":
             block = min(block, _CACHED)
         high = (block / size / (4 if held else 0.5)) ** 0.5
-        wide = int(min(max(block / size / high, 4 * candidates), share / (2 * size * dim + 1)))
+        wide = int(max(block / size / high, 4 * candidates))
+        wide = wide if held else int(min(wide, share / (2 * size * dim + 1)))
         wide = max(1, min(num, wide // 64 * 64 if wide > 64 else wide))
         high = int(min(block / (size * wide), share / (64 * candidates + 1), share / (2 * size * dim + 1)))
         return Plan(
@@ -158,37 +160,6 @@ class Layout:
             yield Strip(first, last, low, high)
 
 
-@dataclass(frozen=True)
-class Block:
-    """Scores (n, m) of queries (n,) and gallery rows (m,)."""
-
-    queries: Tensor
-    gallery: Tensor
-    scores: Tensor
-    first: int
-    """Where the queries stand in the order."""
-    low: int
-    """Where the gallery rows stand in theirs."""
-    own: int
-    """Columns from here on serve, turned over, the queries that they are; m where none does."""
-
-    def sides(self) -> Iterator[Side]:
-        """The block as it is, and turned over."""
-        yield Side(self.queries, self.gallery, self.scores, self.low)
-        if self.own < len(self.gallery):
-            yield Side(self.gallery[self.own :], self.queries, self.scores[:, self.own :].T, self.first)
-
-
-@dataclass(frozen=True)
-class Side:
-    """Scores (n, m) of those who ask (n,) and of what they may find (m,), from `low` of the order on."""
-
-    queries: Tensor
-    gallery: Tensor
-    scores: Tensor
-    low: int
-
-
 class Scan:
     """The matrix of lower bounds of squared gaps, block by block."""
 
@@ -210,6 +181,11 @@ class Scan:
     def buffer(self) -> Tensor:
         """Memory for one block."""
         size = self.plan.queries * self.plan.gallery
+        return torch.empty(size, dtype=self.space.bound_dtype, device=self.space.queries.device)
+
+    def spare(self) -> Tensor:
+        """Memory for what is compared of a block at a time, which stays near the core."""
+        size = max(self.plan.queries * self.plan.gallery // 2, 2 * self.plan.queries, 2 * self.plan.gallery)
         return torch.empty(size, dtype=self.space.bound_dtype, device=self.space.queries.device)
 
     def rows_buffer(self) -> Tensor:
