@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from metricli.api import dry_run, evaluate, inspect_dataset, predict, train, validate
     from metricli.errors import MetricliError, Problem
     from metricli.plugins.extractors import Timm, Torchvision
-    from metricli.plugins.losses import ArcFace, Triplet
+    from metricli.plugins.losses.classification import ArcFace
+    from metricli.plugins.losses.triplet import Triplet
     from metricli.plugins.miners import AllTriplets, HardTriplets
     from metricli.plugins.samplers import Balanced, CategoryBalanced, DistinctCategoryBalanced
     from metricli.plugins.transforms import Augment, ResizeNormalize, TimmTransform
@@ -28,7 +29,8 @@ _HOMES = {
     "api": ("dry_run", "evaluate", "inspect_dataset", "predict", "train", "validate"),
     "errors": ("MetricliError", "Problem"),
     "plugins.extractors": ("Timm", "Torchvision"),
-    "plugins.losses": ("ArcFace", "Triplet"),
+    "plugins.losses.classification": ("ArcFace",),
+    "plugins.losses.triplet": ("Triplet",),
     "plugins.miners": ("AllTriplets", "HardTriplets"),
     "plugins.samplers": ("Balanced", "CategoryBalanced", "DistinctCategoryBalanced"),
     "plugins.transforms": ("Augment", "ResizeNormalize", "TimmTransform"),

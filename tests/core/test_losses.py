@@ -7,12 +7,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from metricli.core import losses as core_losses
-from metricli.core.losses import (
+from metricli.core.losses import triplet as core_losses
+from metricli.core.losses.classification import arcface_logits, smoothed_cross_entropy
+from metricli.core.losses.triplet import (
     all_triplets_sums,
-    arcface_logits,
     listed_triplets_sums,
-    smoothed_cross_entropy,
 )
 from metricli.core.mining import label_masks
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from metricli.core.distances import at_least_float32, unit_rows
-from metricli.core.losses import arcface_logits, smoothed_cross_entropy
+from metricli.core.losses.classification import arcface_logits, smoothed_cross_entropy
 from metricli.core.mining import check_batch
 
 __all__ = ["ArcFaceLoss"]

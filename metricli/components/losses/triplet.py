@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from metricli.core.distances import Distance, at_least_float32, batch_distances, paired_distances
-from metricli.core.losses import TripletSums, all_triplets_sums, listed_triplets_sums
+from metricli.core.losses.triplet import TripletSums, all_triplets_sums, listed_triplets_sums
 from metricli.core.mining import Mined, Triplets, check_batch, label_masks, triplets_of_pairs
 
 __all__ = ["Reduction", "TripletLoss"]

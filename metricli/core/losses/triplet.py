@@ -1,8 +1,7 @@
-"""Triplet and ArcFace losses as functions of distances and cosines."""
+"""The triplet loss over distances: over listed triplets, and over all of them without a list."""
 
 from __future__ import annotations
 
-import math
 from typing import Any, NamedTuple
 
 import torch
@@ -10,15 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from metricli.core.distances import safe_sqrt
-
-__all__ = [
-    "TripletSums",
-    "all_triplets_sums",
-    "arcface_logits",
-    "listed_triplets_sums",
-    "smoothed_cross_entropy",
-]
+__all__ = ["TripletSums", "all_triplets_sums", "listed_triplets_sums", "triplet_losses"]
 
 LOOPED_POSITIVES = 16
 """Up to so many positives an anchor, a pass for each of them is faster than a binary search among them."""
@@ -81,47 +72,6 @@ def all_triplets_sums(
         positive_distance=of_positives,
         negative_distance=of_negatives,
     )
-
-
-def arcface_logits(cosines: Tensor, labels: Tensor, scale: float, margin: float) -> Tensor:
-    """Logits (B, L): scale * cos θ, and scale * cos(θ + margin) for the target; margin in [0, π/2] radians.
-
-    cos(θ + m) = cos θ cos m - sin θ sin m needs no arccos, whose gradient is infinite at cos θ = ±1; the
-    sine's gradient there is taken as 0. Where θ + m exceeds π, and cos(θ + m) would rise again, the
-    logit goes on falling as cos θ - m sin m. `cosines` (B, L), `labels` (B,) int64.
-    Deng et al., ArcFace: Additive Angular Margin Loss for Deep Face Recognition, 2019, and its official code.
-    """
-    column = labels[:, None]
-    target = cosines.gather(1, column)
-    sines = safe_sqrt((1 - target) * (1 + target))
-    shifted = target * math.cos(margin) - sines * math.sin(margin)
-    falling = target - margin * math.sin(margin)
-    return scale * cosines.scatter(1, column, torch.where(target >= -math.cos(margin), shifted, falling))
-
-
-def smoothed_cross_entropy(
-    logits: Tensor,
-    labels: Tensor,
-    label_smoothing: float = 0.0,
-    category_smoothing: float = 0.0,
-    label_to_category: Tensor | None = None,
-) -> Tensor:
-    """Mean cross-entropy of `logits` (B, L) against `labels` (B,), smoothed over all labels and a category.
-
-    The target gives `label_smoothing` to all labels evenly, `category_smoothing` evenly to the labels of
-    the target's category (the target among them), the rest to the target.
-    `label_to_category` (L,) int64 holds categories 0..C-1.
-    """
-    if category_smoothing == 0 or label_to_category is None:
-        return F.cross_entropy(logits, labels, label_smoothing=label_smoothing)
-    log_probabilities = logits.log_softmax(1)
-    own = log_probabilities.gather(1, labels[:, None]).squeeze(1)
-    sizes = torch.bincount(label_to_category)
-    sums = logits.new_zeros(len(logits), len(sizes)).index_add(1, label_to_category, log_probabilities)
-    category = label_to_category[labels]
-    within = sums.gather(1, category[:, None]).squeeze(1) / sizes[category]
-    rest = 1 - label_smoothing - category_smoothing
-    return -(rest * own + label_smoothing * log_probabilities.mean(1) + category_smoothing * within).mean()
 
 
 class _KnownGradient(torch.autograd.Function):

@@ -1,14 +1,14 @@
-"""The doors to losses, and what metric learning knows of their settings."""
+"""The door to the triplet loss."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
 from metricli.errors import Problem
+from metricli.plugins.losses.common import judged_by_another
 from metricli.specs.kinds import LossSpec, MinerSpec
 from metricli.specs.plugin import named
 
@@ -85,7 +85,7 @@ class Triplet(LossSpec):
                 f"not normalised differently; set it to {self.distance!r}"
             )
             problems.append(Problem("miner.distance", what))
-        return problems + _judged_by_another("distance", self.distance, spec)
+        return problems + judged_by_another("distance", self.distance, spec)
 
     def _farthest(self, normalized: bool) -> int | None:
         """The largest possible distance; None if there is no bound."""
@@ -97,66 +97,3 @@ class Triplet(LossSpec):
         return "extractor.normalize: false" + (
             " and distance: euclidean" if self.distance == "cosine" else ""
         )
-
-
-class ArcFace(LossSpec):
-    """ArcFace: classification with an angular margin, its head inside the loss (Deng et al. 2019)."""
-
-    name: Literal["arcface"] = "arcface"
-    scale: float = Field(64.0, gt=0, description="scale of the cosines, the inverse of a temperature")
-    margin: float = Field(0.5, ge=0, description="angular margin in radians")
-    label_smoothing: float = Field(0.0, ge=0, lt=1, description="probability spread over all labels")
-    category_smoothing: float = Field(
-        0.0, ge=0, lt=1, description="probability spread over the labels of the same category"
-    )
-
-    @property
-    def needs_categories(self) -> bool:  # type: ignore[override]
-        """Only smoothing within the category does."""
-        return self.category_smoothing > 0
-
-    def build(self, *, dim: int, num_labels: int, label_to_category: Sequence[int] | None) -> nn.Module:
-        """An `ArcFaceLoss` with a head of `num_labels` vectors of `dim`."""
-        from metricli.components.losses import ArcFaceLoss
-
-        return ArcFaceLoss(
-            dim=dim,
-            num_labels=num_labels,
-            scale=self.scale,
-            margin=self.margin,
-            label_smoothing=self.label_smoothing,
-            category_smoothing=self.category_smoothing,
-            label_to_category=label_to_category if self.category_smoothing else None,
-        )
-
-    def check(self, spec: Any, table: TableFacts | None) -> list[Problem]:
-        """The margin in its units, and smoothing that has something to smooth."""
-        problems = super().check(spec, table)
-        if self.margin > math.pi / 2:
-            what = (
-                f"{self.margin:g} is more than a quarter turn (1.57); the margin is in radians, 0.5 is usual"
-            )
-            problems.append(Problem("margin", what))
-        if self.label_smoothing + self.category_smoothing >= 1:
-            total = f"{self.label_smoothing:g} + {self.category_smoothing:g}"
-            problems.append(
-                Problem(
-                    "category_smoothing", f"the two smoothings must leave a share to the label: {total} >= 1"
-                )
-            )
-        if self.scale < 4:
-            what = f"{self.scale:g} is so low that the softmax stays flat; 16 to 64 is usual"
-            problems.append(Problem("scale", what, severity="warning"))
-        return problems + _judged_by_another("", "cosine", spec)
-
-
-def _judged_by_another(path: str, distance: str, spec: Any) -> list[Problem]:
-    """Of normalised embeddings both distances give the same ranking; of others they do not."""
-    judged = spec.validation.distance
-    if spec.extractor.normalize or judged == distance:
-        return []
-    what = (
-        f"the loss learns {distance} distances and validation.distance is {judged}, which rank embeddings "
-        f"that are not normalised differently; set validation.distance: {distance}"
-    )
-    return [Problem(path, what, severity="warning")]

@@ -1,32 +1,13 @@
-"""Miners: modules that choose the triplets or pairs of a batch which a loss is computed on."""
+"""Hermans et al., In Defense of the Triplet Loss for Person Re-Identification, 2017: batch-hard mining."""
 
 from __future__ import annotations
 
 from torch import Tensor, nn
 
 from metricli.core.distances import Distance
-from metricli.core.mining import Mined, check_batch, hard_triplets
+from metricli.core.mining import Mined, hard_triplets
 
-__all__ = ["AllTriplets", "HardTriplets"]
-
-
-class AllTriplets(nn.Module):
-    """Every triplet there is, unlisted: the loss evaluates them in closed form."""
-
-    def forward(
-        self,
-        embeddings: Tensor,
-        labels: Tensor,
-        reference: Tensor | None = None,
-        reference_labels: Tensor | None = None,
-    ) -> Mined:
-        """Choose every triplet of embeddings (B, D) with labels (B,), against a reference (R, D) if given.
-
-        Raises:
-            ValueError: shapes that do not fit, or a reference without its labels.
-        """
-        check_batch(embeddings, labels, reference, reference_labels)
-        return Mined(everything=True)
+__all__ = ["HardTriplets"]
 
 
 class HardTriplets(nn.Module):

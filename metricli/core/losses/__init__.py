@@ -1,0 +1,1 @@
+"""Losses as pure functions of distances, cosines and labels; a file for each family."""
