@@ -43,6 +43,7 @@ check: install
 bench: install
 	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/table.py
+	$(BIN)/python benchmarks/step.py
 	$(BIN)/python benchmarks/retrieval.py --plan
 	$(BIN)/python benchmarks/reranking.py
 

@@ -20,6 +20,7 @@ import platform
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -145,10 +146,11 @@ def measured(name: str, options: argparse.Namespace, **changed: Any) -> dict[str
 def ranks(options: argparse.Namespace) -> str:
     """How many rankings are the same in ours and in the dense formulation in float64, and in float32."""
     found = {}
-    for name in ("sparse", "exact", "dense"):
-        file = Path(f"{options.scratch}/{name}.npy")
-        measured(name, options, save=str(file))
-        found[name] = np.load(file)
+    with tempfile.TemporaryDirectory() as scratch:
+        for name in ("sparse", "exact", "dense"):
+            file = Path(scratch) / f"{name}.npy"
+            measured(name, options, save=str(file))
+            found[name] = np.load(file)
     equal = {name: (found[name] == found["exact"]).all(1) for name in ("sparse", "dense")}
     num = len(found["exact"])
     return (
@@ -175,7 +177,6 @@ def main() -> None:
     parser.add_argument("--out", type=Path)
     parser.add_argument("--only")
     parser.add_argument("--save")
-    parser.add_argument("--scratch", default=".")
     options = parser.parse_args()
     if options.only:
         return only(options.only, options)

@@ -44,17 +44,38 @@ def reference() -> str:
             fields = [(key, field) for key, field in plugin.model_fields.items() if key != "name"]
             parts += [f"### {kind}: {name}\n", f"{_sentence(plugin)}\n"]
             parts += [_table(fields)] if fields else ["No keys of its own.\n"]
+        for keys, block in _shared_blocks(plugins):
+            parts += [f"### {kind}: the block below {keys}\n", f"{_sentence(block)}\n"]
+            parts += [_table(block.model_fields.items())]
     return "\n".join(parts)
 
 
 def _blocks(model: Any, path: str) -> Iterator[tuple[str, Any]]:
     """The nested blocks of a model, plugins aside, with their dotted paths."""
     for key, field in model.model_fields.items():
-        inner = field.annotation
-        if isinstance(inner, type) and hasattr(inner, "model_fields") and not issubclass(inner, PluginSpec):
-            place = f"{path}.{key}".lstrip(".")
+        for inner, in_list in _models(field.annotation):
+            place = f"{path}.{key}".lstrip(".") + (".N" if in_list else "")
             yield place, inner
             yield from _blocks(inner, place)
+
+
+def _models(kind: Any, in_list: bool = False) -> Iterator[tuple[Any, bool]]:
+    """The blocks that a type names, plugins aside, and whether they are items of a list."""
+    if isinstance(kind, type) and hasattr(kind, "model_fields"):
+        if not issubclass(kind, PluginSpec):
+            yield kind, in_list
+        return
+    for part in get_args(kind):
+        yield from _models(part, in_list or get_origin(kind) is list)
+
+
+def _shared_blocks(plugins: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    """The blocks within plugins of a kind, each once, with the keys that they stand below."""
+    keys: dict[Any, dict[str, None]] = {}
+    for plugin in plugins.values():
+        for key, block in _blocks(plugin, ""):
+            keys.setdefault(block, {})[key] = None
+    yield from ((", ".join(names), block) for block, names in keys.items())
 
 
 def _built_in(kind: str) -> dict[str, Any]:
@@ -115,7 +136,7 @@ def _parts(kind: Any) -> Iterator[list[str]]:
         inner = (
             item.kind
             if isinstance(item, type) and issubclass(item, PluginSpec)
-            else next(_parts(item))[0] + "s"
+            else next(_parts(item))[0].removeprefix("a ") + "s"
         )
         yield [f"list of {inner}"]
     elif (

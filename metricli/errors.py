@@ -5,6 +5,7 @@
     │   └── SpecError             2    one or more problems in a spec, all listed at once
     ├── DataError                 3    the table, an image or a features file
     ├── NonFiniteError            4    a NaN or infinite loss, gradient or embedding
+    ├── CollapseError             4    all embeddings became alike, with training.on_collapse: stop
     ├── CheckpointError           5    missing, damaged or foreign checkpoint
     ├── WorkerError               6    a process of the run failed, or they lost each other
     ├── ResourceError             7    disk or memory
@@ -23,6 +24,7 @@ from typing import ClassVar, Literal
 
 __all__ = [
     "CheckpointError",
+    "CollapseError",
     "DataError",
     "GateError",
     "Interrupted",
@@ -99,6 +101,13 @@ class NonFiniteError(MetricliError):
     """A loss, gradient or embedding is NaN or infinite."""
 
     code = "non-finite"
+    exit_code = 4
+
+
+class CollapseError(MetricliError):
+    """The embeddings became alike, and the spec ends a run there; last.ckpt and best.ckpt are kept."""
+
+    code = "collapse"
     exit_code = 4
 
 

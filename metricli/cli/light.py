@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import os
 import shlex
 from pathlib import Path
@@ -43,9 +44,14 @@ def plugins(kind: str | None, name: str | None, *, as_json: bool) -> None:
         )
     if as_json:
         print_json([_info(info) for info in found])
-    elif name is None:
+    elif kind is None:
         rows = [[i.kind, i.name, i.package, i.version, i.status] for i in found]
         table(["kind", "name", "package", "version", "status"], rows, numbers_from=9)
+    elif name is None:
+        rows = [
+            [i.name, f"{i.package} {i.version}", i.status if i.model is None else _about(i)[0]] for i in found
+        ]
+        table(["name", "package", "what it is"], rows, numbers_from=9)
     else:
         for info in found:
             _fields(info)
@@ -71,13 +77,20 @@ def _fields(info: Any) -> None:
     out(f"{info.kind} {info.name} ({info.package} {info.version}): {info.status}")
     if info.model is None:
         return
-    out((info.model.__doc__ or "").strip().splitlines()[0])
+    for paragraph in _about(info):
+        out(paragraph)
     rows = []
     for key, field in info.model.model_fields.items():
         if key != "name":
             default = "required" if field.is_required() else _default(field)
             rows.append([key, default, field.description or ""])
     table(["field", "default", "meaning"], rows, numbers_from=9)
+
+
+def _about(info: Any) -> list[str]:
+    """The paragraphs of a plugin's docstring, each in one line."""
+    paragraphs = inspect.cleandoc(info.model.__doc__ or "").split("\n\n")
+    return [" ".join(paragraph.split()) for paragraph in paragraphs]
 
 
 def _default(field: Any) -> str:

@@ -11,8 +11,30 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress, TaskID
 
-LIVE = ("loss", "lr", "active", "positive_distance", "negative_distance", "accuracy")
-_SHORT = {"positive_distance": "d+", "negative_distance": "d-", "accuracy": "acc"}
+LIVE = (
+    "loss",
+    "lr",
+    "active",
+    "positive_distance",
+    "negative_distance",
+    "accuracy",
+    "effective_rank",
+    "embedding_norm",
+    "alignment",
+    "uniformity",
+    "memory_drift",
+)
+"""What stands beside the bar, as far as there is room for it."""
+_SHORT = {
+    "positive_distance": "d+",
+    "negative_distance": "d-",
+    "accuracy": "acc",
+    "effective_rank": "rank",
+    "embedding_norm": "norm",
+    "alignment": "align",
+    "uniformity": "unif",
+    "memory_drift": "drift",
+}
 PLAIN_EVERY = 30.0
 """Seconds between two progress lines off a TTY."""
 WIDE = 100

@@ -157,7 +157,11 @@ class CategoryBalancedSampler(_OverCategories):
 
     def _label_turns(self) -> Ints:
         turns = self._num_batches * self.n_categories // self._labels.num_groups
-        return (turns // -(-self._labels.sizes // self.n_labels))[self._labels.group_of]
+        of_label = np.empty_like(self._labels.members)
+        of_label[self._labels.members] = np.repeat(
+            turns // -(-self._labels.sizes // self.n_labels), self._labels.sizes
+        )
+        return of_label
 
 
 class DistinctCategoryBalancedSampler(_OverCategories):
@@ -174,7 +178,7 @@ class DistinctCategoryBalancedSampler(_OverCategories):
     def _label_slots(self, rng: np.random.Generator, epoch: int) -> Ints:  # noqa: ARG002
         num_labels, wanted, pass_batches = self._images.num_groups, self.labels_per_batch, self._pass_batches
         passes = -(-self._num_batches // pass_batches)
-        sizes, category = self._labels.sizes, self._labels.group_of[self._labels.members]
+        sizes, category = self._labels.sizes, self._labels.of_members()
         shape = (passes, num_labels)
         turn = rng.permuted(np.tile(np.arange(len(sizes)), (passes, 1)), axis=1)
         shuffled = np.argsort(turn[:, category] + rng.random(shape), axis=1)
@@ -219,11 +223,14 @@ def _label_categories(images: Groups, categories: ArrayLike | None) -> NDArray[A
     if array.dtype.kind == "f":
         raise ValueError(f"categories must be integers or text, got {array.dtype}")
     of_label: NDArray[Any] = array[images.members[images.starts]]
-    mixed = np.flatnonzero(of_label[images.group_of] != array)
-    if len(mixed):
-        several = images.group_of[mixed]
+    own = np.repeat(of_label, images.sizes)
+    differs = array[images.members] != own
+    if differs.any():
+        several = np.unique(images.of_members()[differs])
+        place = np.flatnonzero(differs)[np.argmin(images.members[differs])]
+        row = images.members[place]
         raise ValueError(
-            f"a label must lie in one category, but {len(np.unique(several))} lie in several: row {mixed[0]} "
-            f"has {array[mixed[0]]!s}, the first row of its label {of_label[several[0]]!s}"
+            f"a label must lie in one category, but {len(several)} lie in several: row {row} "
+            f"has {array[row]!s}, the first row of its label {own[place]!s}"
         )
     return of_label

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Groups", "Ints", "completed", "in_turn"]
+__all__ = ["Groups", "Ints", "completed", "in_turn", "stable_order"]
 
 Ints = NDArray[np.int64]
 
@@ -23,15 +23,16 @@ class Groups:
     def __init__(self, keys: NDArray[Any], seed: int, salt: int) -> None:
         if seed < 0:
             raise ValueError(f"seed must be 0 or more, got {seed!r}")
-        self.members: Ints = np.argsort(keys, kind="stable")
+        self.members: Ints = stable_order(keys)
         ordered = keys[self.members]
-        new = np.concatenate([[True], ordered[1:] != ordered[:-1]])
-        self.starts: Ints = np.flatnonzero(new)
+        self.starts: Ints = np.append(0, np.flatnonzero(ordered[1:] != ordered[:-1]) + 1)
         self.sizes: Ints = np.diff(np.append(self.starts, len(keys)))
         self.num_groups = len(self.starts)
-        self.group_of: Ints = np.empty(len(keys), dtype=np.int64)
-        self.group_of[self.members] = np.cumsum(new) - 1
         self._salt = np.random.default_rng([seed, salt]).integers(2**64, size=1, dtype=np.uint64)
+
+    def of_members(self) -> Ints:
+        """The group of each entry of `members` (N,)."""
+        return np.repeat(np.arange(self.num_groups), self.sizes)
 
     def deal(self, groups: Ints, width: int, epoch: int, turns: Ints, spare: int = 0) -> Ints:
         """Hands (S, width + spare) of members, one for each entry of `groups` (S,).
@@ -41,46 +42,77 @@ class Groups:
         own. A round has ceil(size / width) hands; the spare members follow a hand in the round's order. A
         group shorter than the hand goes round and round.
         """
-        by_group = np.argsort(groups, kind="stable")
+        by_group = stable_order(groups)
         group = groups[by_group]
         new_group = np.concatenate([[True], group[1:] != group[:-1]])
         place = np.arange(len(group))
         hand = place - np.maximum.accumulate(np.where(new_group, place, 0))
         extra = hand >= turns[group]
         hand = np.where(extra, hand - turns[group], hand + epoch * turns[group])
-        size = self.sizes[group]
-        round_, hand = np.divmod(hand, -(-size // width))
+        round_, hand = np.divmod(hand, -(-self.sizes[group] // width))
         new = new_group.copy()
         new[1:] |= (round_[1:] != round_[:-1]) | (extra[1:] != extra[:-1])
-        stream = np.where(extra, epoch + 1, 0)
-        orders, starts = self._orders(group[new], round_[new], stream[new])
-        offsets = (hand * width)[:, None] + np.arange(width + spare)
+        salts = self._round_salts(group[new], round_[new], np.where(extra[new], epoch + 1, 0))
+        turn = np.cumsum(new) - 1
         dealt = np.empty((len(groups), width + spare), dtype=np.int64)
-        dealt[by_group] = orders[starts[np.cumsum(new) - 1][:, None] + offsets % size[:, None]]
+        bits = np.frexp(self.sizes[group] - 1)[1]  # the bit length of size - 1
+        for some in (np.flatnonzero(bits == length) for length in np.unique(bits)):
+            ours, first = group[some], new[some]
+            orders = _orders(salts[turn[some[first]]], self.sizes[ours[first]])
+            offsets = (hand[some] * width)[:, None] + np.arange(width + spare)
+            offsets %= self.sizes[ours, None]
+            offsets += (np.cumsum(first) - 1)[:, None] * orders.shape[1]
+            dealt[by_group[some]] = self.members[self.starts[ours, None] + orders.ravel()[offsets]]
         return dealt
 
-    def _orders(self, group: Ints, round_: Ints, stream: Ints) -> tuple[Ints, Ints]:
-        """The members of each round in its order, one round after the other, and where each round starts."""
-        sizes = self.sizes[group]
-        starts = np.cumsum(sizes) - sizes
-        row = np.arange(int(sizes.sum())) + np.repeat(self.starts[group] - starts, sizes)
+    def _round_salts(self, group: Ints, round_: Ints, stream: Ints) -> NDArray[np.uint64]:
         salts = _mixed(_mixed(self._salt + round_.astype(np.uint64)) + stream.astype(np.uint64))
-        keys = _mixed(np.repeat(salts, sizes) + self.members[row].astype(np.uint64))
-        round_bits, row_bits = len(group).bit_length(), len(self.members).bit_length()
-        # Distinct keys, [round | hash | row]: every sorting algorithm, on every CPU, gives the same order.
-        keys = (keys >> np.uint64(round_bits)) & ~np.uint64((1 << row_bits) - 1)
-        keys |= np.repeat(np.arange(len(group), dtype=np.uint64) << np.uint64(64 - round_bits), sizes)
-        keys |= row.astype(np.uint64)
-        keys.sort()
-        return self.members[(keys & np.uint64((1 << row_bits) - 1)).astype(np.int64)], starts
+        return _mixed(salts + group.astype(np.uint64))
+
+
+def _orders(salts: NDArray[np.uint64], sizes: Ints) -> Ints:
+    """Random orders (R, width) of 0..size - 1, one for each salt; what follows them is of no use.
+
+    The width is the largest of the `sizes` (R,).
+    """
+    places = np.arange(sizes.max(), dtype=np.uint64)
+    last = np.uint64((1 << int(sizes.max()).bit_length()) - 1)
+    # Distinct keys, [hash | place]: every sorting algorithm, on every CPU, gives the same order.
+    keys = _mixed(salts[:, None] + places)
+    keys &= ~last
+    keys |= places
+    keys[places >= sizes[:, None].astype(np.uint64)] = ~np.uint64(0)
+    keys.sort(axis=1)
+    keys &= last
+    return keys.view(np.int64)
 
 
 def _mixed(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
     """Well-mixed 64 bits of each entry (splitmix64, Steele et al. 2014)."""
     x = x + np.uint64(0x9E3779B97F4A7C15)
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))
+    x ^= x >> np.uint64(30)
+    x *= np.uint64(0xBF58476D1CE4E5B9)
+    x ^= x >> np.uint64(27)
+    x *= np.uint64(0x94D049BB133111EB)
+    x ^= x >> np.uint64(31)
+    return x
+
+
+def stable_order(keys: NDArray[Any]) -> Ints:
+    """`np.argsort(keys, kind="stable")`, for integers by their 16-bit digits, the lowest first.
+
+    numpy sorts 16-bit integers by counting; a million keys below 2^32 take a quarter of the time.
+    """
+    if keys.dtype.kind not in "iu" or len(keys) == 0:
+        return np.argsort(keys, kind="stable")
+    if (keys[1:] >= keys[:-1]).all():
+        return np.arange(len(keys))
+    rest = keys.astype(np.uint64) - keys.min().astype(np.uint64)
+    order = np.argsort(rest.astype(np.uint16), kind="stable")
+    for shift in range(16, int(rest.max()).bit_length(), 16):
+        digits = (rest >> np.uint64(shift)).astype(np.uint16)
+        order = order[np.argsort(digits[order], kind="stable")]
+    return order
 
 
 def in_turn(rng: np.random.Generator, num_items: int, width: int, num_batches: int) -> Ints:
@@ -93,7 +125,9 @@ def in_turn(rng: np.random.Generator, num_items: int, width: int, num_batches: i
     place = np.arange(num_items)
     tail = place >= num_items - ends[1:, None]
     head = place < -ends[:-1, None] % width
-    free = np.argsort(rng.random(tail.shape) + tail - head, axis=1, kind="stable")
+    passes = np.arange(len(tail))[:, None]
+    keys = rng.integers(2**32, size=tail.shape) + ((passes * 3 + 1 + tail - head) << 32)
+    free = stable_order(keys.ravel()).reshape(tail.shape) - passes * num_items
     cycle = np.cumsum(ends[:-1] == 0) - 1
     order = rng.permuted(np.tile(place, (cycle[-1] + 1, 1)), axis=1)[cycle]
     slots = np.take_along_axis(order, free, axis=1).ravel()

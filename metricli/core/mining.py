@@ -11,11 +11,13 @@ from torch import Tensor
 from metricli.core.distances import Distance, batch_distances
 
 __all__ = [
+    "Clusters",
     "Mined",
     "Pairs",
     "Triplets",
     "all_triplets",
     "check_batch",
+    "group_means",
     "hard_triplets",
     "label_masks",
     "triplets_of_pairs",
@@ -37,9 +39,24 @@ class Pairs(NamedTuple):
     others: Tensor
 
 
+class Clusters(NamedTuple):
+    """Triplets whose anchors and negatives are means of groups of rows (`group_means`); all int64.
+
+    `groups` (B,) and `reference_groups` (R,) number the groups of the embeddings and of the reference.
+    `anchors` (T,) are groups of the embeddings, `positives` (T,) rows of the reference, and `negatives`
+    (T,) groups of the reference.
+    """
+
+    groups: Tensor
+    reference_groups: Tensor
+    anchors: Tensor
+    positives: Tensor
+    negatives: Tensor
+
+
 @dataclass(frozen=True)
 class Mined:
-    """What a miner chose, in one of three forms: listed triplets, listed pairs, or `everything`.
+    """What a miner chose, in one form: listed triplets, listed pairs, `everything`, or triplets of clusters.
 
     Anchors index the embeddings; positives, negatives and others index the reference: the batch itself,
     or the memory bank the miner was given. `everything` is all triplets (pairs) there are, which a loss
@@ -53,14 +70,18 @@ class Mined:
     positive_pairs: Pairs | None = None
     negative_pairs: Pairs | None = None
     everything: bool = False
+    clusters: Clusters | None = None
 
     def __post_init__(self) -> None:
         if (self.positive_pairs is None) != (self.negative_pairs is None):
             raise ValueError("positive_pairs and negative_pairs come together, one of them may be empty")
-        forms = (self.triplets is not None) + (self.positive_pairs is not None) + self.everything
+        listed = (self.triplets, self.positive_pairs, self.clusters)
+        forms = sum(form is not None for form in listed) + self.everything
         if forms != 1:
-            raise ValueError(f"expected triplets, pairs or everything=True, exactly one, got {forms} of them")
-        for indices in (self.triplets, self.positive_pairs, self.negative_pairs):
+            what = "expected triplets, pairs, clusters or everything=True, exactly one"
+            raise ValueError(f"{what}, got {forms} of them")
+        chosen = None if self.clusters is None else Triplets(*self.clusters[2:])
+        for indices in (self.triplets, self.positive_pairs, self.negative_pairs, chosen):
             if (
                 indices is not None
                 and len({tuple(index.shape) for index in indices} | {(len(indices[0]),)}) > 1
@@ -104,6 +125,12 @@ def label_masks(labels: Tensor, reference_labels: Tensor | None = None) -> tuple
     return same.clone().fill_diagonal_(False), ~same
 
 
+def group_means(rows: Tensor, groups: Tensor, num_groups: int) -> Tensor:
+    """Means (num_groups, D) of the rows (N, D) of each group; `groups` (N,) are numbered from 0."""
+    sums = rows.new_zeros(num_groups, rows.shape[1]).index_add(0, groups, rows)
+    return sums / groups.bincount(minlength=num_groups).clamp(min=1)[:, None]
+
+
 @torch.no_grad()
 def hard_triplets(
     embeddings: Tensor,
@@ -129,8 +156,8 @@ def hard_triplets(
         nothing = torch.empty(0, dtype=torch.int64, device=labels.device)
         return Mined(triplets=Triplets(nothing, nothing, nothing))
     anchors = (positives.any(1) & negatives.any(1)).nonzero().squeeze(1)
-    farthest = distances.masked_fill(~positives, -torch.inf).argmax(1)
-    nearest = distances.masked_fill(~negatives, torch.inf).argmin(1)
+    farthest = distances.masked_fill(~positives, -torch.inf).max(1).indices
+    nearest = distances.masked_fill(~negatives, torch.inf).min(1).indices
     return Mined(triplets=Triplets(anchors, farthest[anchors], nearest[anchors]))
 
 

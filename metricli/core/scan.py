@@ -59,16 +59,17 @@ class Plan:
         symmetric = mirrored and num * capacity(candidates) * (size + 4) <= 0.375 * budget
         block, share = 0.375 * budget / threads, share / threads
         if space.queries.device.type == "cpu":
-            block = min(block, _CACHED)
+            block = min(block, _CACHED * 2 / 3 if symmetric else _CACHED)  # both sides list candidates
         high = (block / size / (4 if held else 0.5)) ** 0.5
         wide = int(max(block / size / high, 4 * candidates))
         wide = wide if held else int(min(wide, share / (2 * size * dim + 1)))
-        wide = max(1, min(num, wide // 64 * 64 if wide > 64 else wide))
+        wide = max(1, _even(num, wide // 64 * 64 if wide > 64 else wide, step=64))
         high = int(min(block / (size * wide), share / (64 * candidates + 1), share / (2 * size * dim + 1)))
+        high = _even(len(space.queries), max(1, high), times=1 if symmetric else threads)
         return Plan(
             k=k,
             candidates=candidates,
-            queries=max(1, min(len(space.queries), high)),
+            queries=max(1, high),
             gallery=wide,
             rows=max(1, int(share / (32 * dim + 1))),
             pairs=max(1, int(share / (8 * dim + 1))),
@@ -77,6 +78,13 @@ class Plan:
             symmetric=symmetric,
             held=held,
         )
+
+
+def _even(total: int, most: int, *, times: int = 1, step: int = 1) -> int:
+    """The size of parts of at most `most`, as even as can be in a number that `times` divides."""
+    parts = -(-total // (most * times)) * times
+    even = -(-total // max(1, parts))
+    return min(most, -(-even // step) * step, max(1, total))
 
 
 def _threads(device: torch.device, budget: float) -> int:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
@@ -30,3 +31,11 @@ class TableFacts:
     """Labels with at least one row lacking a category."""
     queries_in_gallery: int = 0
     """Validation rows that are both query and gallery."""
+    labels_of_size: Mapping[int, int] = field(default_factory=dict)
+    """Rows of a label -> how many labels have so many."""
+    smallest_labels: list[str] = field(default_factory=list)
+    """The 3 labels with the fewest rows, the fewest first; in table order where they have as many."""
+
+    def labels_below(self, instances: int) -> int:
+        """How many labels have fewer rows than that."""
+        return sum(labels for size, labels in self.labels_of_size.items() if size < instances)

@@ -176,7 +176,9 @@ class Table:
         categories, category_words = self.codes("category")
         labels, categories = labels[train], categories[train]
         instances = np.bincount(labels, minlength=1)
-        instances = instances[instances > 0]
+        present = np.flatnonzero(instances)
+        instances = instances[present]
+        sizes, of_size = np.unique(instances, return_counts=True)
         named = category_words != ""
         has_category = named[categories]
         pairs = np.unique(labels[has_category].astype(np.int64) << 32 | categories[has_category])
@@ -194,6 +196,8 @@ class Table:
             labels_in_two_categories=[str(word) for word in label_words[of_label[how_many > 1]][:10]],
             uncategorised_labels=len(np.unique(labels[~has_category])),
             queries_in_gallery=int(both.sum()),
+            labels_of_size=dict(zip(sizes.tolist(), of_size.tolist(), strict=True)),
+            smallest_labels=label_words[present[instances.argsort(kind="stable")[:3]]].tolist(),
         )
 
 

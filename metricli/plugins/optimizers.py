@@ -23,6 +23,8 @@ Betas = Annotated[list[Annotated[float, Field(ge=0, lt=1)]], Field(min_length=2,
 _BETAS = "decay of the running mean of the gradient and of its square"
 _EPS = "added to the denominator"
 _DECOUPLED = "decoupled weight decay, as in AdamW"
+_HIGHEST = 1e-2
+"""Learning rate above which weights that Adam fine-tunes are overwritten; they are some 1e-2 each."""
 
 
 class _TorchOptimizer(OptimizerSpec):
@@ -35,6 +37,23 @@ class _TorchOptimizer(OptimizerSpec):
         settings = self.model_dump(exclude={"name", *OptimizerSpec.model_fields})
         optimizer: Optimizer = getattr(torch.optim, type(self).__name__)(list(params), lr=self.lr, **settings)
         return optimizer
+
+
+class _Adaptive(_TorchOptimizer):
+    """Adam and its kin, whose steps have the size of the rate, whatever that of the gradient."""
+
+    def check(self, spec: Any, table: TableFacts | None) -> list[Problem]:
+        """A rate of the size of the weights leaves nothing of what they were trained to."""
+        problems = super().check(spec, table)
+        extractor = spec.extractor
+        trained = getattr(extractor, "pretrained", False) or getattr(extractor, "weights", None)
+        if trained and self.lr > _HIGHEST:
+            what = (
+                f"{self.lr:g} is far too high for trained weights: a step moves each of them by about as "
+                "much, and most are smaller; 1e-5 to 1e-3 is usual"
+            )
+            problems.append(Problem("lr", what, severity="warning"))
+        return problems
 
 
 class Adadelta(_TorchOptimizer):
@@ -64,7 +83,7 @@ class Adagrad(_TorchOptimizer):
     eps: float = Field(1e-10, ge=0, description=_EPS)
 
 
-class Adam(_TorchOptimizer):
+class Adam(_Adaptive):
     """Adam (Kingma and Ba 2015)."""
 
     name: Literal["adam"] = "adam"
@@ -73,7 +92,7 @@ class Adam(_TorchOptimizer):
     amsgrad: bool = Field(False, description="the AMSGrad variant")
 
 
-class AdamW(_TorchOptimizer):
+class AdamW(_Adaptive):
     """Adam with decoupled weight decay (Loshchilov and Hutter 2019)."""
 
     name: Literal["adamw"] = "adamw"
@@ -83,7 +102,7 @@ class AdamW(_TorchOptimizer):
     amsgrad: bool = Field(False, description="the AMSGrad variant")
 
 
-class Adamax(_TorchOptimizer):
+class Adamax(_Adaptive):
     """Adamax (Kingma and Ba 2015)."""
 
     name: Literal["adamax"] = "adamax"
@@ -102,7 +121,7 @@ class ASGD(_TorchOptimizer):
     t0: float = Field(1e6, ge=0, description="step at which averaging starts")
 
 
-class NAdam(_TorchOptimizer):
+class NAdam(_Adaptive):
     """Adam with Nesterov momentum (Dozat 2016)."""
 
     name: Literal["nadam"] = "nadam"
@@ -113,7 +132,7 @@ class NAdam(_TorchOptimizer):
     decoupled_weight_decay: bool = Field(False, description=_DECOUPLED)
 
 
-class RAdam(_TorchOptimizer):
+class RAdam(_Adaptive):
     """Rectified Adam (Liu et al. 2020)."""
 
     name: Literal["radam"] = "radam"

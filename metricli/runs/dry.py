@@ -17,6 +17,7 @@ from metricli.runs.embed import refuse_bad, refuse_empty
 from metricli.runs.judging import built_postprocessors, require_fit, try_postprocessors
 from metricli.runs.learner import Learner, build_learner
 from metricli.runs.parts import image_dataset
+from metricli.runs.probing import resolve_sampler
 from metricli.runs.train import open_training_table
 from metricli.runs.trainset import TrainSet, build_train_set
 from metricli.runs.validate import gallery_of
@@ -30,8 +31,9 @@ def dry_run(loaded: Loaded[TrainSpec], reporter: Reporter) -> DryRunReport:
     Raises:
         MetricliError: whatever the real run would stop at so far.
     """
-    spec = loaded.spec
     table, warnings = open_training_table(loaded, reporter)
+    loaded = resolve_sampler(loaded, table, reporter, warnings)
+    spec = loaded.spec
     postprocessors = built_postprocessors(spec.validation)
     context = open_context(spec.compute, reporter, spec.training.precision)
     data = build_train_set(spec, table, context)
@@ -41,6 +43,7 @@ def dry_run(loaded: Loaded[TrainSpec], reporter: Reporter) -> DryRunReport:
         num_labels=len(data.labels),
         label_to_category=data.label_to_category,
         steps_per_epoch=data.steps_per_epoch,
+        paths=data.rows.paths,
     )
     rows, dim = table.split("validation"), int(learner.extractor.dim)  # type: ignore[arg-type]
     require_fit(spec.validation, dim, gallery_of(spec.validation, table, rows, "validation", reporter))

@@ -28,6 +28,7 @@ _FREE = (
     "prediction.",
     "training.log_every_steps",
     "training.num_workers",
+    "training.on_collapse",
     "validation.bootstrap.",
     "validation.per_query",
     "validation.search.budget_mb",

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor, nn
 
 from metricli.components.dataset import Batch
 from metricli.components.param_groups import parameter_groups
-from metricli.errors import NonFiniteError, Problem, SpecError
+from metricli.components.stages import Stage, frozen_stages, rest, rest_batch_norm, stages_of
+from metricli.errors import Problem, SpecError
 from metricli.runs.context import Context
-from metricli.runs.parts import built_extractor
+from metricli.runs.non_finite import non_finite
+from metricli.runs.parts import built_extractor, built_loss
+from metricli.runs.stepping import Model, compile_errors, taken
 from metricli.specs.train import TrainSpec
 
 MAX_SKIPPED = 50
@@ -23,7 +30,7 @@ MAX_SKIPPED = 50
 
 @dataclass
 class Learner:
-    """The trainable state of a run on its device."""
+    """The trainable state of a run on its device; `paths` name the rows of its batches in errors."""
 
     context: Context
     extractor: nn.Module
@@ -31,14 +38,37 @@ class Learner:
     optimizer: torch.optim.Optimizer
     scheduler: Any
     spec: TrainSpec
+    paths: Sequence[str] | NDArray[Any] = ()
 
     def __post_init__(self) -> None:
         # Not the modules: `prepare` would leave autocast in their `forward`, and the loss and evaluation
         # want float32.
         self._optimizer = self.context.accelerator.prepare(self.optimizer)
-        backbone = getattr(self.extractor, "backbone", self.extractor)
+        training = self.spec.training
+        self.embeddings: Tensor | None = None
+        """Those of the latest step (B, D), as the loss had them, detached."""
+        self.ema: ModelEmaV3 | None = None
+        if training.ema is not None:
+            options = training.ema
+            self.ema = ModelEmaV3(self.extractor, decay=options.decay, use_warmup=options.warmup)
+            self.ema.requires_grad_(False)
+        # The compiled module shares the parameters; checkpoints are of the plain one, with its plain names.
+        self._forward: Any = torch.compile(self.extractor) if training.compile else self.extractor
         self._skipped = 0
-        self._freezable = [p for p in backbone.parameters() if p.requires_grad]
+        self._freezable = [p for p in self.backbone.parameters() if p.requires_grad]
+        whole = Stage("the backbone", list(self.backbone.parameters()))
+        self.stages = (training.thaw_epochs and stages_of(self.backbone)) or [whole]
+
+    @property
+    def backbone(self) -> nn.Module:
+        """What freezing freezes: a submodule of that name, or all of the extractor."""
+        found: nn.Module = getattr(self.extractor, "backbone", self.extractor)
+        return found
+
+    @property
+    def judged(self) -> nn.Module:
+        """The extractor to validate and to ship: that of the averaged weights, if there are any."""
+        return self.extractor if self.ema is None else self.ema.module
 
     @property
     def parameters(self) -> list[nn.Parameter]:
@@ -51,60 +81,89 @@ class Learner:
         return float(self.optimizer.param_groups[0]["lr"])
 
     def start_epoch(self, epoch: int) -> bool:
-        """Training mode; the backbone frozen, its batch norm included, in the first `freeze_epochs`."""
-        frozen = epoch < self.spec.training.freeze_epochs
+        """Training mode, but for what is frozen in this epoch, its batch norm included; whether all of it is.
+
+        Stages that thaw with this epoch are said.
+        """
         self.extractor.train()
         self.loss.train()
+        count = self._frozen(epoch)
+        frozen = {id(p) for stage in self.stages[:count] for p in stage.parameters}
         for parameter in self._freezable:
-            parameter.requires_grad_(not frozen)
-        if frozen:
-            getattr(self.extractor, "backbone", self.extractor).eval()
-        return frozen
+            parameter.requires_grad_(id(parameter) not in frozen)
+        if count == len(self.stages):
+            self.backbone.eval()
+        elif frozen:
+            rest(self.backbone, frozen)
+        if self.spec.training.freeze_batch_norm:
+            rest_batch_norm(self.backbone)
+        before = self._frozen(epoch - 1) if epoch else len(self.stages)
+        if count < before and (epoch or self.spec.training.thaw_epochs):
+            names = ", ".join(stage.name for stage in reversed(self.stages[count:before]))
+            still = f"; {count} of its {len(self.stages)} stages are still frozen" if count else ""
+            of = " of the backbone" if len(self.stages) > 1 else ""
+            self.context.reporter.say(f"epoch {epoch + 1} thaws {names}{of}{still}")
+        return count == len(self.stages)
+
+    def _frozen(self, epoch: int) -> int:
+        training = self.spec.training
+        return frozen_stages(
+            len(self.stages), epoch, freeze_epochs=training.freeze_epochs, thaw_epochs=training.thaw_epochs
+        )
 
     def step(self, batch: Batch, step: int) -> dict[str, float]:
         """One optimizer step on a batch; its loss, gradient norm and the loss's stats.
 
         Raises:
-            NonFiniteError: the loss or the gradient is NaN or infinite; the weights are as before.
+            NonFiniteError: the loss or the gradient is NaN or infinite; the weights are as before, while
+                batch norm and a memory bank may have seen the batch: nothing is to be saved after it.
+            UsageError: torch cannot compile the extractor.
         """
-        accelerator = self.context.accelerator
-        torch.manual_seed(_noise_seed(self.spec.seed, step, accelerator.process_index))
+        training = self.spec.training
+        torch.manual_seed(_noise_seed(self.spec.seed, step, self.context.accelerator.process_index))
         images = batch.images.to(self.context.device, self.context.dtype, non_blocking=True)
+        if training.channels_last:
+            images = images.contiguous(memory_format=torch.channels_last)
         labels = batch.labels.to(self.context.device, non_blocking=True)
-        with accelerator.autocast():
-            embeddings: Tensor = self.extractor(images)
-        loss: Tensor = self.loss(embeddings.to(self.context.dtype), labels)
-        if not bool(torch.isfinite(loss)):
-            raise _non_finite("loss", step)
-        values = {"loss": float(loss.detach())}
         self._optimizer.zero_grad()
-        accelerator.backward(loss)
+        with compile_errors() if training.compile else nullcontext():
+            self.embeddings, loss = taken(self._model(), images, labels, training.micro_batch)
         norm = self._gradient_norm()
-        if norm is not None:
-            if not np.isfinite(norm):
-                raise _non_finite("gradient", step)
-            values["grad_norm"] = norm
+        measured = {"loss": loss} | ({} if norm is None else {"grad_norm": norm})
+        stats = {k: v for k, v in getattr(self.loss, "stats", {}).items() if k not in measured}
+        values = _on_the_host(measured | stats, self.context.dtype)
+        for name, what in (("loss", "loss"), ("grad_norm", "gradient")):
+            if not np.isfinite(values.get(name, 0.0)):
+                raise non_finite(what, step, batch, self.embeddings, self.paths)
         self._optimizer.step()
-        self._refuse_skipping(step)
+        self._refuse_skipping(step, batch)
+        if self.ema is not None:
+            self.ema.update(self.extractor, step + 1)
+            values["ema_decay"] = self.ema.get_decay(step + 1)
         if not self.spec.scheduler.monitored and self.spec.scheduler.interval == "step":
             self._advance_schedule(step + 1)
-        stats = getattr(self.loss, "stats", {})
-        return values | {name: float(value) for name, value in stats.items()}
+        return values
 
-    def _refuse_skipping(self, step: int) -> None:
+    def _model(self) -> Model:
+        recomputes = self.spec.training.gradient_checkpointing
+        context = self.context
+        return Model(self.extractor, self._forward, self.loss, context.accelerator, context.dtype, recomputes)
+
+    def _refuse_skipping(self, step: int, batch: Batch | None = None) -> None:
         """Stop when fp16's scaler has found the gradient not finite so often that it never will be."""
         skipped = bool(getattr(self._optimizer, "step_was_skipped", False))
         self._skipped = self._skipped + 1 if skipped else 0
         if self._skipped >= MAX_SKIPPED:
-            raise _non_finite("gradient", step)
+            raise non_finite("gradient", step, batch, paths=self.paths if batch is not None else ())
 
-    def _gradient_norm(self) -> float | None:
+    def _gradient_norm(self) -> Tensor | None:
         """The gradient's norm, clipped if the spec says so; None in fp16, whose scaler skips bad steps."""
         limit = self.spec.training.grad_clip_norm
+        norm: Tensor | None = None
         if limit is not None:
-            norm = float(self.context.accelerator.clip_grad_norm_(self.parameters, limit))
+            norm = self.context.accelerator.clip_grad_norm_(self.parameters, limit)
         elif self.spec.training.precision != "fp16":
-            norm = float(nn.utils.get_total_norm(p.grad for p in self.parameters if p.grad is not None))
+            norm = nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None])
         return None if self.spec.training.precision == "fp16" else norm
 
     def end_epoch(self, epoch: int) -> None:
@@ -136,6 +195,7 @@ class Learner:
                 k: v for k, v in self.scheduler.state_dict().items() if not callable(v) and k != "lr_lambdas"
             },
             "scaler": scaler.state_dict() if scaler is not None else None,
+            "ema": self.ema.module.state_dict() if self.ema is not None else None,
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
@@ -146,6 +206,8 @@ class Learner:
         self.scheduler.load_state_dict(self.scheduler.state_dict() | state["scheduler"])
         if state["scaler"] is not None and self.context.accelerator.scaler is not None:
             self.context.accelerator.scaler.load_state_dict(state["scaler"])
+        if self.ema is not None:
+            self.ema.module.load_state_dict(state["ema"])
 
 
 def build_learner(
@@ -155,28 +217,41 @@ def build_learner(
     num_labels: int,
     label_to_category: list[int] | None,
     steps_per_epoch: int,
+    paths: Sequence[str] | NDArray[Any] = (),
 ) -> Learner:
     """Build and place everything that learns; the initial weights follow the seed alone.
 
     Raises:
-        SpecError: freezing the backbone would leave nothing to train.
+        SpecError: freezing the backbone would leave nothing to train, or the backbone cannot do what
+            `training` or `optimizer.layer_decay` ask of it.
     """
     torch.manual_seed(spec.seed)
     extractor = built_extractor(spec.extractor, load_weights=True, dtype=context.dtype)
-    loss = spec.loss.build(dim=extractor.dim, num_labels=num_labels, label_to_category=label_to_category)  # type: ignore[arg-type]
+    loss = built_loss(
+        spec,
+        dim=extractor.dim,  # type: ignore[arg-type]
+        num_labels=num_labels,
+        label_to_category=label_to_category,
+    )
     loss = loss.to(context.dtype)
     extractor.to(context.device)
+    _prepare(extractor, spec, context)
     loss.to(context.device)
     options = spec.optimizer
-    groups = parameter_groups(
-        extractor,
-        loss,
-        lr=options.lr,
-        head_lr=options.head_lr,
-        weight_decay=options.weight_decay,
-        decay_norms_and_biases=options.decay_norms_and_biases,
-    )
-    if spec.training.freeze_epochs and not any(group["name"].startswith("head") for group in groups):
+    try:
+        groups = parameter_groups(
+            extractor,
+            loss,
+            lr=options.lr,
+            head_lr=options.head_lr,
+            loss_lr=options.loss_lr,
+            layer_decay=options.layer_decay,
+            weight_decay=options.weight_decay,
+            decay_norms_and_biases=options.decay_norms_and_biases,
+        )
+    except ValueError as error:
+        raise SpecError("the spec", [Problem("optimizer.layer_decay", f"{error}; set it to null")]) from None
+    if spec.training.freeze_epochs and all(group["name"].startswith("backbone") for group in groups):
         what = (
             "freezing the backbone leaves nothing to train: no projection, BNNeck or parameters in the loss"
         )
@@ -185,15 +260,31 @@ def build_learner(
     scheduler = spec.scheduler.build(
         optimizer, total_steps=spec.training.epochs * steps_per_epoch, steps_per_epoch=steps_per_epoch
     )
-    return Learner(context, extractor, loss, optimizer, scheduler, spec)
+    return Learner(context, extractor, loss, optimizer, scheduler, spec, paths)
+
+
+def _prepare(extractor: nn.Module, spec: TrainSpec, context: Context) -> None:
+    """Memory order, checkpointing of activations, and what is doubtful about a backbone."""
+    backbone: Any = getattr(extractor, "backbone", extractor)
+    if spec.training.channels_last:
+        extractor.to(memory_format=torch.channels_last)
+    if spec.training.gradient_checkpointing:
+        try:
+            backbone.set_grad_checkpointing(True)
+        except (AttributeError, TypeError, AssertionError):  # timm asserts that a model can do it
+            what = f"the backbone {type(backbone).__name__} has no gradient checkpointing; set it to false"
+            raise SpecError("the spec", [Problem("training.gradient_checkpointing", what)]) from None
+    if spec.training.freeze_batch_norm and not rest_batch_norm(backbone):
+        context.reporter.warn("training.freeze_batch_norm: the backbone has no batch normalisation")
+
+
+def _on_the_host(values: Mapping[str, Tensor | float], dtype: torch.dtype) -> dict[str, float]:
+    """Scalars as floats, in one transfer: the only time in a step that the host waits for the device."""
+    loss = values["loss"]
+    assert isinstance(loss, Tensor)
+    flat = [torch.as_tensor(v).detach().to(loss.device, dtype).reshape(()) for v in values.values()]
+    return dict(zip(values, torch.stack(flat).tolist(), strict=True))
 
 
 def _noise_seed(seed: int, step: int, rank: int) -> int:
     return int(np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)[0] >> 1)
-
-
-def _non_finite(what: str, step: int) -> NonFiniteError:
-    return NonFiniteError(
-        f"the {what} is NaN or infinite at step {step + 1}; this step was not taken",
-        hint="try a lower learning rate, warm-up, training.grad_clip_norm, or precision fp32",
-    )

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from metricli.components.dataset import ImageDataset
+from metricli.components.losses import WeightedSum
 from metricli.data.checks import check_table, require_sound
 from metricli.data.table import Need, Rows, Table, read_table
 from metricli.errors import DataError, UsageError
@@ -115,6 +116,27 @@ def built_extractor(spec: ExtractorSpec, *, load_weights: bool, dtype: torch.dty
             f"the extractor {name!r} has no int attribute 'dim'", hint="tell the plugin's author"
         )
     return extractor.to(dtype)
+
+
+def built_loss(
+    spec: TrainSpec, *, dim: int, num_labels: int, label_to_category: list[int] | None
+) -> nn.Module:
+    """The loss of a spec, or the weighted sum of its list of losses.
+
+    Stats of a sum begin with the name of their loss, and its place in the list where it is named twice.
+    """
+    names = [getattr(loss, "name", type(loss).__name__) for _, loss in spec.losses]
+    losses = [
+        loss.build(dim=dim, num_labels=num_labels, label_to_category=label_to_category)
+        for _, loss in spec.losses
+    ]
+    if not isinstance(spec.loss, list):
+        return losses[0]
+    return WeightedSum(
+        losses=losses,
+        weights=[weight for weight, _ in spec.losses],
+        names=[f"{name}_{i}" if names.count(name) > 1 else name for i, name in enumerate(names)],
+    )
 
 
 def load_inference(

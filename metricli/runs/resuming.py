@@ -10,6 +10,8 @@ from metricli.reports import TrainReport
 from metricli.runs.checkpoints import read_last
 from metricli.runs.directory import RUNS, RunDirectory, new_run_directory, newest_run
 from metricli.runs.history import Progress, refuse_other_spec, report
+from metricli.runs.probing import with_sampler
+from metricli.specs.load import Loaded
 from metricli.specs.train import TrainSpec
 
 
@@ -41,6 +43,19 @@ def choose_run(
     if run_dir is not None and run.holds_a_run:  # it was stopped before its first checkpoint
         return run, False
     return new_run_directory(spec.name, run_dir), False
+
+
+def with_numbers_of(run: RunDirectory, loaded: Loaded[TrainSpec]) -> Loaded[TrainSpec]:
+    """The spec with what its sampler leaves to auto as the run began with it."""
+    sampler = loaded.spec.sampler
+    if sampler is None or not sampler.open_settings:
+        return loaded
+    _, meta = read_last(run.last)
+    was = meta["spec"].get("sampler") or {}
+    if was.get("name") != getattr(sampler, "name", None):
+        return loaded
+    numbers = {key: was[key] for key in sampler.open_settings if key in was}
+    return with_sampler(loaded, sampler.model_copy(update=numbers))
 
 
 def finished_report(run: RunDirectory, spec: TrainSpec) -> TrainReport | None:

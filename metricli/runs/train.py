@@ -11,7 +11,7 @@ from typing import Any
 
 from metricli.components.dataset import Batch
 from metricli.data.table import Rows, Table
-from metricli.errors import DataError
+from metricli.errors import CollapseError, DataError
 from metricli.reporter import Reporter
 from metricli.reports import OVERALL, Intervals, Metrics, TrainReport
 from metricli.runs.checkpoints import save_best
@@ -32,9 +32,11 @@ from metricli.runs.judging import built_postprocessors, require_fit
 from metricli.runs.learner import Learner, build_learner
 from metricli.runs.logs import Logs, Transcript
 from metricli.runs.parts import check_with_table, image_dataset, open_table
-from metricli.runs.resuming import choose_run, finished_report
+from metricli.runs.probing import resolve_sampler
+from metricli.runs.resuming import choose_run, finished_report, with_numbers_of
 from metricli.runs.trainset import TrainSet, build_train_set
 from metricli.runs.validate import gallery_of
+from metricli.runs.watch import Watch
 from metricli.specs.load import Loaded, check_spec
 from metricli.specs.train import TrainSpec
 
@@ -47,14 +49,17 @@ def train(
     Raises:
         MetricliError: see errors.py for the kinds.
     """
-    spec, reporter = loaded.spec, Transcript(reporter)
-    run, resuming = choose_run(spec, run_dir, resume, reporter)
+    reporter = Transcript(reporter)
+    run, resuming = choose_run(loaded.spec, run_dir, resume, reporter)
     if resuming:
-        finished = finished_report(run, spec)
+        loaded = with_numbers_of(run, loaded)
+        finished = finished_report(run, loaded.spec)
         if finished is not None:
             reporter.say(f"the run in {run.path} is finished; its report follows")
             return finished
     table, warnings = open_training_table(loaded, reporter)
+    loaded = resolve_sampler(loaded, table, reporter, warnings)
+    spec = loaded.spec
     postprocessors = built_postprocessors(spec.validation)
     context = open_context(spec.compute, reporter, spec.training.precision)
     data = build_train_set(spec, table, context)
@@ -64,6 +69,7 @@ def train(
         num_labels=len(data.labels),
         label_to_category=data.label_to_category,
         steps_per_epoch=data.steps_per_epoch,
+        paths=data.rows.paths,
     )
     rows = table.split("validation")
     gallery = gallery_of(spec.validation, table, rows, "validation", reporter)
@@ -111,12 +117,18 @@ class Training:
         self.loaded, self.spec, self.context, self.data = loaded, loaded.spec, context, data
         self.learner, self.run_dir, self.progress, self.logs = learner, run, progress, logs
         self.reporter, self.warnings = context.reporter, warnings
+        self.watch = Watch(self.spec, learner.loss, data.labels)
         self.eval_transform = self.spec.transforms.eval.build()
         self.validation_rows = validation_rows
         self.intervals: Intervals = {}
         if self.spec.training.freeze_epochs:
             self.reporter.say(
                 f"the backbone is frozen in the first {self.spec.training.freeze_epochs} epochs"
+            )
+        if self.spec.training.ema is not None:
+            decay = self.spec.training.ema.decay
+            self.reporter.say(
+                f"judged and kept in best.ckpt: the average of the weights (EMA, decay {decay})"
             )
         dataset = image_dataset(validation_rows, self.eval_transform, self.spec.data)
         self.validation_loader = row_loader(context, dataset, self.spec.validation)
@@ -190,9 +202,26 @@ class Training:
         lr = self.learner.lr  # before the step, after which the schedule moves on
         values = {"lr": lr, **self.learner.step(batch, self.progress.step)}
         self.progress.add(values)
-        self.reporter.advance(1, {**values, "images": len(batch.rows)})
-        if self.progress.step % self.spec.training.log_every_steps == 0:
-            self.logs.row(self.progress.step, self.progress.epoch + 1, "train", values)
+        due = self.progress.step % self.spec.training.log_every_steps == 0
+        if due:
+            health = self.watch.look(self.progress.step, self.learner.embeddings, batch.labels, values)
+            self.logs.row(self.progress.step, self.progress.epoch + 1, "train", values | health | values)
+        self.reporter.advance(1, {**self.watch.numbers, **values, "images": len(batch.rows)})
+        if due:
+            self.heed_watch()
+
+    def heed_watch(self) -> None:
+        """Say what the watch has found; a collapse ends the run if the spec says so.
+
+        Raises:
+            CollapseError: the embeddings have collapsed, and on_collapse is stop.
+        """
+        what, remedies = self.watch.collapse, self.watch.remedies
+        if what and self.spec.training.on_collapse == "stop":
+            self.save_last()
+            raise CollapseError(f"{what}; stopped there, saved in {self.run_dir.path}", hint=remedies)
+        for message in [*self.watch.warnings, *([f"{what}; {remedies}"] if what else [])]:
+            self.warn_once(message)
 
     def note_bad(self, batch: Batch) -> None:
         """Stop at, or count, images that could not be read."""
@@ -224,7 +253,7 @@ class Training:
             return {}
         rows = self.validation_rows
         judged, skipped = embed_rows(
-            self.context, self.learner.extractor, rows, self.validation_loader, self.spec.data
+            self.context, self.learner.judged, rows, self.validation_loader, self.spec.data
         )
         found = self.evaluate(judged, images=self.images)
         paths = skipped_paths(rows, skipped, self.reporter)
@@ -253,7 +282,7 @@ class Training:
         if better:
             save_best(
                 self.run_dir.best,
-                extractor=self.learner.extractor,
+                extractor=self.learner.judged,
                 eval_transform=self.eval_transform,
                 loaded=self.loaded,
                 labels=self.data.labels,
@@ -264,7 +293,8 @@ class Training:
     def log_epoch(self, means: Mapping[str, float], metrics: Metrics | None, seconds: float) -> None:
         """One row for the terminal, one line for each category in metrics.jsonl."""
         progress = self.progress
-        self.logs.row(progress.step, progress.epoch + 1, "train_epoch", means)
+        self.logs.row(progress.step, progress.epoch + 1, "train_epoch", {**means, **self.watch.end_epoch()})
+        self.heed_watch()
         for category, values in (metrics or {}).items():
             self.logs.row(progress.step, progress.epoch + 1, "validation", values, category=category)
         row: dict[str, Any] = {

@@ -39,6 +39,30 @@ class TrainSet:
         return digest.hexdigest()
 
 
+@dataclass(frozen=True)
+class LabelCodes:
+    """The train rows with their labels (N,) as 0..L-1, by sorted text, and their categories (N,) likewise."""
+
+    rows: Rows
+    names: list[str]
+    labels: np.ndarray
+    categories: np.ndarray | None
+    label_to_category: list[int] | None
+
+
+def code_labels(table: Table) -> LabelCodes:
+    """The train rows of a table as samplers and losses see them.
+
+    Raises:
+        DataError: there are none.
+    """
+    rows = table.split("train")
+    if len(rows) == 0:
+        raise DataError(f"{table.source} has no train rows", hint="set split to 'train' for some")
+    names, labels = np.unique(rows.labels.astype(str), return_inverse=True)
+    return LabelCodes(rows, names.tolist(), labels, *_categories(rows, labels, len(names)))
+
+
 def build_train_set(spec: TrainSpec, table: Table, context: Context) -> TrainSet:
     """The training set of a spec; labels map to 0..L-1 by sorted text.
 
@@ -46,14 +70,11 @@ def build_train_set(spec: TrainSpec, table: Table, context: Context) -> TrainSet
         DataError: there are no training rows.
         SpecError: the sampler refuses the table.
     """
-    rows = table.split("train")
-    if len(rows) == 0:
-        raise DataError(f"{table.source} has no train rows", hint="set split to 'train' for some")
-    names, labels = np.unique(rows.labels.astype(str), return_inverse=True)
-    categories, label_to_category = _categories(rows, labels, len(names))
+    codes = code_labels(table)
+    rows, labels = codes.rows, codes.labels
     try:
         if spec.sampler is not None:
-            sampler = spec.sampler.build(labels=labels, categories=categories, seed=spec.seed)
+            sampler = spec.sampler.build(labels=labels, categories=codes.categories, seed=spec.seed)
         else:
             assert spec.training.batch_size is not None
             sampler = ShuffledBatches(len(rows), batch_size=spec.training.batch_size, seed=spec.seed)
@@ -76,7 +97,7 @@ def build_train_set(spec: TrainSpec, table: Table, context: Context) -> TrainSet
         num_workers=context.workers(spec.training.num_workers, len(rows)),
         pin_memory=context.device.type == "cuda",
     )
-    return TrainSet(rows, dataset, batches, loader, names.tolist(), label_to_category, len(sampler))
+    return TrainSet(rows, dataset, batches, loader, codes.names, codes.label_to_category, len(sampler))
 
 
 def _categories(rows: Rows, labels: np.ndarray, count: int) -> tuple[np.ndarray | None, list[int] | None]:

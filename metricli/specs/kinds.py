@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self
 
 from pydantic import Field
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ExtractorSpec",
+    "LargestBatch",
     "Logger",
     "LoggerSpec",
     "LossSpec",
@@ -65,15 +66,48 @@ class BatchSampler(Protocol):
     def __iter__(self) -> Iterator[Sequence[int]]: ...
 
 
+class LargestBatch(Protocol):
+    """Finds how many images a training step may take; asked by a sampler that leaves it to the memory."""
+
+    def __call__(self, *, n_instances: int, step: int, most: int) -> int:
+        """The largest multiple of `step` images that fits, `most` at most; `n_instances` are of one label."""
+        ...
+
+
 class SamplerSpec(PluginSpec, kind="samplers", singular="sampler"):
     """Forms the batches of training."""
 
     needs_categories: ClassVar[bool] = False
 
     @property
+    def open_settings(self) -> list[str]:
+        """The settings that stand at "auto", which `resolved` replaces by numbers before `build`."""
+        return [key for key in type(self).model_fields if getattr(self, key) == "auto"]
+
+    def resolved(
+        self, *, labels: np.ndarray, categories: np.ndarray | None, largest_batch: LargestBatch
+    ) -> Self:
+        """The same with a number in place of each "auto", from what `build` gets and from the memory.
+
+        It is called at the start of a new run, if there are `open_settings`; a resumed run keeps its numbers.
+        """
+        del labels, categories, largest_batch
+        return self
+
+    @property
     def instances_per_label(self) -> int:
         """Images of one label that every batch holds; 1 means that positives are left to chance."""
         return 1
+
+    @property
+    def images_per_batch(self) -> int | None:
+        """Images of a batch; None if the sampler does not say."""
+        return None
+
+    def batches_per_epoch(self, table: TableFacts) -> int | None:
+        """Batches of an epoch over this table; None if the sampler does not say."""
+        del table
+        return None
 
     def build(self, *, labels: np.ndarray, categories: np.ndarray | None, seed: int) -> BatchSampler:
         """A batch sampler over the rows whose integer `labels` (N,) and `categories` (N,) are given."""
@@ -96,6 +130,11 @@ class LossSpec(PluginSpec, kind="losses", singular="loss"):
     def build(self, *, dim: int, num_labels: int, label_to_category: Sequence[int] | None) -> nn.Module:
         """A module `(embeddings (B, dim), labels (B,)) -> scalar`; may expose `.stats: dict[str, Tensor]`."""
         raise NotImplementedError
+
+    def remedies(self, spec: Any) -> list[str]:
+        """What may help once the embeddings have collapsed, as far as it applies: words behind "try"."""
+        del spec
+        return []
 
     def check(self, spec: Any, table: TableFacts | None) -> list[Problem]:
         """A loss that compares images of one label needs batches that hold several of them."""
@@ -121,6 +160,9 @@ class LossSpec(PluginSpec, kind="losses", singular="loss"):
 class MinerSpec(PluginSpec, kind="miners", singular="miner"):
     """Picks pairs or triplets from a batch."""
 
+    chooses_means: ClassVar[bool] = False
+    """Whether its triplets are of means of images, which a loss over pairs of images cannot take."""
+
     def build(self) -> nn.Module:
         """A module `(embeddings, labels, reference=None, reference_labels=None) -> Mined`."""
         raise NotImplementedError
@@ -132,6 +174,16 @@ class OptimizerSpec(PluginSpec, kind="optimizers", singular="optimizer"):
     lr: float = Field(1e-3, gt=0, description="learning rate of the backbone")
     head_lr: float | None = Field(
         None, gt=0, description="learning rate of projection, BNNeck and the loss's parameters; null: lr"
+    )
+    loss_lr: float | None = Field(
+        None, gt=0, description="learning rate of the loss's own parameters; null: head_lr"
+    )
+    layer_decay: float | None = Field(
+        None,
+        gt=0,
+        le=1,
+        description="factor of lr from each layer of the backbone to the one before it, such as 0.75; timm "
+        "models; null: one rate",
     )
     weight_decay: float = Field(0.0, ge=0, description="weight decay")
     decay_norms_and_biases: bool = Field(

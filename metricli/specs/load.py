@@ -172,6 +172,13 @@ def _problems(spec: SpecModel, table: TableFacts | None) -> Iterator[Problem]:
             "from; add some, or set validation.monitor: loss"
         )
         yield Problem("training.patience", what, severity="warning")
+    training = spec.training
+    if training.thaw_epochs and training.freeze_epochs + training.thaw_epochs > training.epochs:
+        what = (
+            f"the first stages of the backbone never train: freeze_epochs {training.freeze_epochs} + "
+            f"thaw_epochs {training.thaw_epochs} is more than the {training.epochs} epochs"
+        )
+        yield Problem("training.thaw_epochs", what, severity="warning")
     yield from _problems_of_plugins(spec, spec, "", table)
 
 

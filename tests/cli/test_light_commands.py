@@ -17,13 +17,24 @@ def test_plugins(cli, words):
     assert "triplet" in said.out
 
 
+def test_plugins_of_a_kind_say_what_they_are(cli):
+    lines = cli("plugins", "miners").out.splitlines()
+    assert lines[0].split() == ["name", "package", "what", "it", "is"]
+    hard = next(line for line in lines if line.startswith("hard_triplets"))
+    assert "farthest positive" in hard
+
+
 def test_plugins_shows_the_fields_of_one(cli):
     done = cli("plugins", "losses", "triplet", "--json")
-    assert list(done.json[0]["fields"]) == ["margin", "miner", "distance", "squared", "reduction"]
+    fields = ["memory", "margin", "miner", "distance", "squared", "reduction"]
+    assert list(done.json[0]["fields"]) == fields
     lines = cli("plugins", "losses", "triplet").out.splitlines()
     assert lines[0] == "losses triplet (metricli 0.1.0): ok"
-    assert lines[2].split() == ["field", "default", "meaning"]
-    assert [line.split()[:2] for line in lines[3:]] == [
+    assert lines[1].startswith("Triplet loss: ")
+    start = [line.split() for line in lines].index(["field", "default", "meaning"])
+    assert start > 2, "what it is for is said too"
+    assert [line.split()[:2] for line in lines[start + 1 :]] == [
+        ["memory", "null"],
         ["margin", "0.2"],
         ["miner", "hard_triplets"],
         ["distance", "euclidean"],

@@ -105,7 +105,7 @@ def project_packages(source):
 def test_a_third_party_plugin_is_used_by_its_name(tiny, tmp_path, site):
     """The example package, installed into a folder of its own, trains through the real command."""
     tiny["optimizer"] = {"name": "lion", "lr": 1e-4, "betas": [0.8, 0.95]}
-    tiny["loss"] = {"name": "normalized_softmax", "temperature": 0.1}
+    tiny["loss"] = {"name": "heated_softmax", "temperature": 0.1}
     tiny["training"]["epochs"] = 1
     (tmp_path / "spec.yaml").write_text(yaml.safe_dump(tiny))
     there = {"env": {"PYTHONPATH": str(site)}, "cwd": tmp_path}
@@ -113,7 +113,7 @@ def test_a_third_party_plugin_is_used_by_its_name(tiny, tmp_path, site):
 
     out, err = process("plugins", "optimizers", **there).communicate(timeout=60)
     line = next(line for line in out.splitlines() if "lion" in line)
-    assert line.split() == ["optimizers", "lion", "metricli-example-plugin", "0.1.0", "ok"], err
+    assert line.split()[:3] == ["lion", "metricli-example-plugin", "0.1.0"], err
 
     out, err = training.communicate(timeout=120)
     assert training.returncode == 0, err

@@ -65,7 +65,7 @@ def test_arcface_is_finite_on_its_centres_opposite_them_and_at_zero(sign: float,
 def test_arcface_learns_and_its_state_is_its_centres() -> None:
     torch.manual_seed(0)
     loss = ArcFaceLoss(dim=8, num_labels=4, scale=16, label_to_category=torch.tensor([0, 0, 1, 1]))
-    assert list(loss.state_dict()) == ["weight"]
+    assert list(loss.state_dict()) == ["weight", "chosen"]
     assert loss.weight.norm(dim=1).mean().item() == pytest.approx(1, abs=0.3)
     x, labels = torch.randn(32, 8), torch.arange(32) % 4
     x += 3 * F.one_hot(labels, 8)

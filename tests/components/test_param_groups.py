@@ -85,3 +85,45 @@ def test_without_a_backbone_all_of_the_model_is_backbone(loss: nn.Module) -> Non
         "backbone, no decay": {"extractor.0.bias", "extractor.1.weight", "extractor.1.bias"},
         "head": {"loss.weight"},
     }
+
+
+def test_a_rate_of_the_loss_of_its_own(model: nn.Module, loss: nn.Module) -> None:
+    groups = parameter_groups(model, loss, lr=0.1, head_lr=1.0, loss_lr=5.0, weight_decay=0.05)
+    found = names(groups, extractor=model, loss=loss)
+    assert found["loss"] == {"loss.weight"}
+    assert found["head"] == {"extractor.projection.weight"}
+    rates = {group["name"]: group["lr"] for group in groups}
+    assert rates == {
+        "backbone": 0.1,
+        "backbone, no decay": 0.1,
+        "head": 1.0,
+        "head, no decay": 1.0,
+        "loss": 5.0,
+    }
+    alone = {g["name"]: g["lr"] for g in parameter_groups(model, loss, lr=0.1, loss_lr=5.0)}
+    assert (alone["head"], alone["loss"]) == (0.1, 5.0)
+
+
+@pytest.mark.parametrize("name", ["test_resnet", "test_vit", "test_convnext"])
+def test_rates_by_layer_are_those_of_timm(name: str, loss: nn.Module) -> None:
+    from timm.optim import param_groups_layer_decay
+
+    model = timm_extractor(name, dim=4)
+    backbone: Any = model.backbone
+    named = {id(p): key for key, p in backbone.named_parameters()}
+    theirs = param_groups_layer_decay(backbone, weight_decay=0.05, layer_decay=0.6)
+    expected = {named[id(p)]: 0.1 * group["lr_scale"] for group in theirs for p in group["params"]}
+    groups = parameter_groups(model, loss, lr=0.1, head_lr=1.0, layer_decay=0.6, weight_decay=0.05)
+    ours = {named[id(p)]: group["lr"] for group in groups for p in group["params"] if id(p) in named}
+    assert ours == pytest.approx(expected)
+    assert len(set(ours.values())) > 3
+    assert groups[0]["lr"] == 0.1, "the first group's rate is the one that is logged"
+    assert {group["lr"] for group in groups if group["name"].startswith("head")} == {1.0}
+    assert len({group["name"] for group in groups}) == len(groups)
+    for group in groups:
+        assert {p.ndim > 1 for p in group["params"]} == {not group["name"].endswith("no decay")}
+
+
+def test_rates_by_layer_of_a_model_that_names_none(loss: nn.Module) -> None:
+    with pytest.raises(ValueError, match="the backbone Sequential does not name its layers"):
+        parameter_groups(nn.Sequential(nn.Linear(3, 4)), loss, lr=0.1, layer_decay=0.5)

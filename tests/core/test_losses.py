@@ -32,12 +32,12 @@ def naive_sums(distances: Tensor, positives: Tensor, negatives: Tensor, margin: 
 
 
 @pytest.mark.parametrize("margin", [0.0, 0.3, None])
-@pytest.mark.parametrize("looped", [0, 100])
+@pytest.mark.parametrize("searched", [0, 100])
 @pytest.mark.parametrize("labels", [[0, 0, 1, 1, 2, 2], [0, 0, 0, 0, 1, 2, 1], [0, 1, 2], [5, 5, 5], [0]])
 def test_all_triplets_sums_are_those_of_a_triple_loop(
-    margin: float | None, looped: int, labels: list[int], monkeypatch: pytest.MonkeyPatch
+    margin: float | None, searched: int, labels: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(core_losses, "LOOPED_POSITIVES", looped)
+    monkeypatch.setattr(core_losses, "SEARCHED_POSITIVES", searched)
     torch.manual_seed(len(labels))
     distances = torch.rand(len(labels), len(labels), dtype=torch.float64, requires_grad=True)
     positives, negatives = label_masks(torch.tensor(labels))
@@ -62,9 +62,11 @@ def test_a_reference_of_another_size(margin: float | None) -> None:
     torch.testing.assert_close(all_triplets_sums(distances, *masks, margin).loss, expected)
 
 
-@pytest.mark.parametrize("looped", [0, 100])
-def test_a_triplet_exactly_at_the_margin_is_not_active(looped: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(core_losses, "LOOPED_POSITIVES", looped)
+@pytest.mark.parametrize("searched", [0, 100])
+def test_a_triplet_exactly_at_the_margin_is_not_active(
+    searched: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(core_losses, "SEARCHED_POSITIVES", searched)
     distances = torch.tensor(
         [[0.0, 1.0, 1.0, 1.5], [1, 0, 1, 1], [9, 9, 9, 9], [9, 9, 9, 9]], requires_grad=True
     )
@@ -77,6 +79,39 @@ def test_a_triplet_exactly_at_the_margin_is_not_active(looped: int, monkeypatch:
     assert (sums.triplets.item(), sums.active.item(), sums.loss.item()) == (3, 1, 0.5)
     assert distances.grad is not None
     assert distances.grad.tolist() == [[0, 0, 0, 0], [1, 0, 0, -1], [0, 0, 0, 0], [0, 0, 0, 0]]
+
+
+@pytest.mark.parametrize("margin", [0.3, None])
+@pytest.mark.parametrize("elements", [1, 1000, 2**20])
+def test_blocks_and_many_positives_change_nothing(
+    margin: float | None, elements: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(core_losses, "BLOCK_ELEMENTS", elements)
+    torch.manual_seed(0)
+    distances = (6 * torch.rand(7, 200, dtype=torch.float64)).requires_grad_()
+    labels = torch.arange(200) % 2
+    positives, negatives = label_masks(torch.tensor([0, 1, 0, 1, 1, 0, 5]), labels)
+    gaps = distances[:, :, None] - distances[:, None, :]
+    losses = F.softplus(gaps) if margin is None else (gaps + margin).relu()
+    loss = losses[positives[:, :, None] & negatives[:, None, :]].sum()
+    (expected,) = torch.autograd.grad(loss, distances)
+    sums = all_triplets_sums(distances, positives, negatives, margin)
+    torch.testing.assert_close(sums.loss, loss)
+    torch.testing.assert_close(torch.autograd.grad(sums.loss, distances)[0], expected)
+    assert int(sums.triplets) == 6 * 100 * 100
+
+
+@pytest.mark.parametrize("scale", [0.01, 1.0, 30.0, 300.0])
+def test_soft_margin_in_float32_is_near_that_in_float64(scale: float) -> None:
+    torch.manual_seed(0)
+    exact = (scale * torch.rand(40, 40, dtype=torch.float64)).requires_grad_()
+    masks = label_masks(torch.arange(40) % 4)
+    loss = all_triplets_sums(exact, *masks, None).loss
+    single = exact.detach().float().requires_grad_()
+    found = all_triplets_sums(single, *masks, None).loss
+    torch.testing.assert_close(found.double(), loss, rtol=1e-6, atol=0)
+    (gradient,), (expected,) = torch.autograd.grad(found, single), torch.autograd.grad(loss, exact)
+    torch.testing.assert_close(gradient.double(), expected, rtol=1e-5, atol=1e-4)
 
 
 def test_a_second_derivative_is_refused_rather_than_wrong() -> None:

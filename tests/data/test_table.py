@@ -83,7 +83,21 @@ def test_facts(table):
         labels_with_one_instance=1,
         labels_in_two_categories=["b"],
         uncategorised_labels=1,
+        labels_of_size={1: 1, 2: 1},
+        smallest_labels=["a", "b"],
     )
+
+
+def test_facts_of_small_labels(table):
+    lines = [
+        f"{label},{label}{i}.jpg,train,,"
+        for label, count in zip("cabde", (2, 3, 1, 2, 9), strict=True)
+        for i in range(count)
+    ]
+    facts = table(*lines, "z,z.jpg,validation,1,1").facts()
+    assert facts.labels_of_size == {1: 1, 2: 2, 3: 1, 9: 1}
+    assert facts.smallest_labels == ["b", "c", "d"]
+    assert [facts.labels_below(count) for count in (1, 2, 3, 4, 9, 10)] == [0, 1, 3, 4, 4, 5]
 
 
 def test_facts_without_train_rows(table):

@@ -124,10 +124,10 @@ def overall(report: Any) -> dict[str, float]:
     return found
 
 
-def test_two_epochs_of_figures_triplet_beat_the_untrained_network(tmp_path: Path) -> None:
+def test_three_epochs_of_figures_triplet_beat_the_untrained_network(tmp_path: Path) -> None:
     from metricli import train, validate
 
-    words = ["training.epochs=2", "sampler.batches=10", "validation.every_n_epochs=2", "scheduler=constant"]
+    words = ["training.epochs=3", "sampler.batches=10", "validation.every_n_epochs=3", "scheduler=constant"]
     before = overall(validate(config("figures_triplet")))
     after = overall(train(config("figures_triplet"), words, run_dir=tmp_path / "run"))
     assert before["cmc@1"] < 0.15

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from collections.abc import Callable
@@ -23,6 +24,8 @@ COUNTS = {
     "CONTRIBUTING.md": (4, 3),
     "README.md": (12, 1),
     "docs/design.md": (0, 1),
+    "docs/health.md": (5, 0),
+    "docs/losses.md": (5, 0),
     "docs/postprocessors.md": (7, 0),
     "docs/spec.md": (0, 0),
     "docs/table.md": (1, 1),
@@ -55,16 +58,17 @@ def test_the_blocks_of_a_page_run(name: str, cli: Callable[..., Any], tmp_path: 
 
 def test_the_loss_of_the_five_steps_is_a_loss(cli: Callable[..., Any], tmp_path: Path) -> None:
     made = run_page(blocks_of(ROOT / "CONTRIBUTING.md"), cli, tmp_path)
-    loss = made["Contrastive"](margin=1.0).build(dim=2, num_labels=2, label_to_category=None)
+    loss = made["Ddml"](threshold=2.0).build(dim=2, num_labels=2, label_to_category=None)
     embeddings = torch.tensor([[0.0, 0.0], [3.0, 4.0], [0.6, 0.0]], requires_grad=True)
     value = loss(embeddings, torch.tensor([0, 0, 1]))  # pairs: 5 apart of one label; 0.6 apart; far apart
-    assert value.item() == pytest.approx((25 + (1 - 0.6) ** 2) / 3)
-    assert loss.stats["positive_pairs"] == 1
+    softplus = [math.log1p(math.exp(x)) for x in (1 - (2 - 25), 1 + (2 - 0.36), 1 + (2 - (2.4**2 + 4**2)))]
+    assert value.item() == pytest.approx(sum(softplus) / 3)
+    assert loss.stats["positive_distance"].item() == pytest.approx(5)
     value.backward()
     assert embeddings.grad is not None
     assert bool(torch.isfinite(embeddings.grad).all())
-    with pytest.raises(ValueError, match="margin must be positive, got 0"):
-        made["ContrastiveLoss"](margin=0)
+    with pytest.raises(ValueError, match="threshold must be above 1, got 1"):
+        made["DdmlLoss"](threshold=1)
 
 
 def test_the_commands_of_the_demo_stand_in_the_readme() -> None:
@@ -92,7 +96,7 @@ def test_the_readme_lists_every_exit_code() -> None:
     table = (ROOT / "README.md").read_text().partition("## Exit codes")[2].partition("\n## ")[0]
     listed = {int(code) for row in re.findall(r"^\| ([\d, ]+) \|", table, re.M) for code in row.split(",")}
     kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and hasattr(kind, "exit_code")]
-    assert len(kinds) == 10
+    assert len(kinds) == 11
     assert listed == {0, 130, 143} | {kind.exit_code for kind in kinds}
 
 

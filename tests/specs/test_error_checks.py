@@ -12,7 +12,7 @@ ONE = "1 problem in train.yaml\n  "
 
 
 def category_sampler(n_labels: int = 2, n_categories: int = 3) -> str:
-    return f"{{name: category_balanced, n_labels: {n_labels}, n_categories: {n_categories}, n_instances: 2}}"
+    return f"{{name: category_balanced, n_labels: {n_labels}, n_categories: {n_categories}, n_instances: 3}}"
 
 
 RULES = {
@@ -75,7 +75,8 @@ RULES = {
     "arcface in degrees": (
         yaml_of(loss="{name: arcface, margin: 28.6}"),
         "line 4  loss.margin  "
-        "28.6 is more than a quarter turn (1.57); the margin is in radians, 0.5 is usual",
+        "28.6 is more than a quarter turn (1.57); the margin is in radians, 0.5 is usual, "
+        "and 28.6° are 0.499",
     ),
     "smoothed away": (
         yaml_of(loss="{name: arcface, label_smoothing: 0.5, category_smoothing: 0.5}"),
@@ -287,7 +288,7 @@ def test_errors_leave_no_room_for_warnings(refusal):
     assert refusal(text) == (
         "2 problems in train.yaml\n"
         "  line 4  loss.margin         2 is more than a quarter turn (1.57); the margin is in radians, "
-        "0.5 is usual\n"
+        "0.5 is usual, and 2° are 0.0349\n"
         "  line 5  validation.monitor  'zzz' is not computed; computed: cmc@1, cmc@5, cmc@10, precision@5, "
         "map@5, map@r, loss"
     )

@@ -62,10 +62,10 @@ class LionOptimizer(torch.optim.Optimizer):
         state["momentum"].lerp_(gradient, 1 - beta_momentum)
 
 
-class NormalizedSoftmaxLoss(nn.Module):
+class HeatedSoftmaxLoss(nn.Module):
     """Cross entropy over cosines to learnt proxies, divided by a temperature.
 
-    Zhai & Wu 2019, "Classification is a Strong Baseline for Deep Metric Learning".
+    Zhang et al. 2018, "Heated-Up Softmax Embedding".
 
     Raises:
         ValueError: `temperature` is not positive.

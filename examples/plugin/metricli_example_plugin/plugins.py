@@ -32,15 +32,15 @@ class Lion(OptimizerSpec):
         )
 
 
-class NormalizedSoftmax(LossSpec):
-    """Normalized softmax: classification by cosine to one proxy a label (Zhai & Wu 2019)."""
+class HeatedSoftmax(LossSpec):
+    """Softmax of cosines over a temperature, with one proxy a label (Zhang et al. 2018)."""
 
-    name: Literal["normalized_softmax"] = "normalized_softmax"
+    name: Literal["heated_softmax"] = "heated_softmax"
     temperature: float = Field(0.05, gt=0, description="divides the cosines; lower is sharper")
 
     def build(self, *, dim: int, num_labels: int, label_to_category: Sequence[int] | None) -> nn.Module:
-        """A `NormalizedSoftmaxLoss` with `num_labels` proxies of `dim`."""
-        from metricli_example_plugin.components import NormalizedSoftmaxLoss
+        """A `HeatedSoftmaxLoss` with `num_labels` proxies of `dim`."""
+        from metricli_example_plugin.components import HeatedSoftmaxLoss
 
         del label_to_category
-        return NormalizedSoftmaxLoss(dim=dim, num_labels=num_labels, temperature=self.temperature)
+        return HeatedSoftmaxLoss(dim=dim, num_labels=num_labels, temperature=self.temperature)

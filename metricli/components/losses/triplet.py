@@ -11,7 +11,15 @@ from torch import Tensor, nn
 
 from metricli.core.distances import Distance, at_least_float32, batch_distances, paired_distances
 from metricli.core.losses.triplet import TripletSums, all_triplets_sums, listed_triplets_sums
-from metricli.core.mining import Mined, Triplets, check_batch, label_masks, triplets_of_pairs
+from metricli.core.mining import (
+    Clusters,
+    Mined,
+    Triplets,
+    check_batch,
+    group_means,
+    label_masks,
+    triplets_of_pairs,
+)
 
 __all__ = ["Reduction", "TripletLoss"]
 
@@ -99,6 +107,8 @@ class TripletLoss(nn.Module):
             distances = batch_distances(embeddings, reference, self.distance)
             distances = distances.square() if self.squared else distances
             sums = all_triplets_sums(distances, *label_masks(labels, reference_labels), self.margin)
+        elif mined.clusters is not None:
+            sums = self._clustered(embeddings, embeddings if reference is None else reference, mined.clusters)
         else:
             sums = self._listed(embeddings, embeddings if reference is None else reference, _listed_in(mined))
         return self._reduced(sums)
@@ -123,6 +133,19 @@ class TripletLoss(nn.Module):
         if self.squared:
             near, far = near.square(), far.square()
         return listed_triplets_sums(near, far, self.margin)
+
+    def _clustered(self, embeddings: Tensor, reference: Tensor, clusters: Clusters) -> TripletSums:
+        with torch.autocast(embeddings.device.type, enabled=False):
+            embeddings, reference = at_least_float32(embeddings), at_least_float32(reference)
+            both = torch.cat([clusters.groups, clusters.reference_groups])
+            count = int(both.max()) + 1 if len(both) else 0
+            anchors = group_means(embeddings, clusters.groups, count)[clusters.anchors]
+            others = group_means(reference, clusters.reference_groups, count)[clusters.negatives]
+            near = paired_distances(anchors, reference[clusters.positives], self.distance)
+            far = paired_distances(anchors, others, self.distance)
+            if self.squared:
+                near, far = near.square(), far.square()
+            return listed_triplets_sums(near, far, self.margin)
 
     def _reduced(self, sums: TripletSums) -> Tensor:
         triplets = sums.triplets.clamp(min=1)

@@ -10,7 +10,13 @@ from torch import Tensor
 
 from metricli.core.distances import safe_sqrt
 
-__all__ = ["arcface_logits", "smoothed_cross_entropy"]
+__all__ = [
+    "adacos_scale",
+    "arcface_logits",
+    "cosface_logits",
+    "fixed_adacos_scale",
+    "smoothed_cross_entropy",
+]
 
 
 def arcface_logits(cosines: Tensor, labels: Tensor, scale: float, margin: float) -> Tensor:
@@ -27,6 +33,40 @@ def arcface_logits(cosines: Tensor, labels: Tensor, scale: float, margin: float)
     shifted = target * math.cos(margin) - sines * math.sin(margin)
     falling = target - margin * math.sin(margin)
     return scale * cosines.scatter(1, column, torch.where(target >= -math.cos(margin), shifted, falling))
+
+
+def cosface_logits(cosines: Tensor, labels: Tensor, scale: float, margin: float) -> Tensor:
+    """Logits (B, L): scale * cos θ, and scale * (cos θ - margin) for the target.
+
+    `cosines` (B, L), `labels` (B,) int64.
+    Wang et al., CosFace: Large Margin Cosine Loss for Deep Face Recognition, 2018, equation 4.
+    """
+    column = labels[:, None]
+    return scale * cosines.scatter(1, column, cosines.gather(1, column) - margin)
+
+
+def fixed_adacos_scale(num_labels: int) -> float:
+    """√2 log(num_labels - 1), AdaCos's scale before it has seen a batch (Zhang et al. 2019, equation 11)."""
+    return math.sqrt(2) * math.log(num_labels - 1)
+
+
+def adacos_scale(cosines: Tensor, labels: Tensor, scale: Tensor) -> Tensor:
+    """AdaCos's scale (0-dim) for a batch: log B / cos(min(π/4, θ)), from the scale before it.
+
+    B is the mean over the batch of Σ exp(scale * cos) over the labels that are not the target, and θ the
+    median angle to the target, the lower one of two. It is kept within a tenth and ten times the start,
+    `fixed_adacos_scale`, and is the scale before it if a cosine is NaN. `cosines` (B, L) in float32 or
+    wider, B at least 1, L at least 3; `labels` (B,) int64.
+    Zhang et al., AdaCos: Adaptively Scaling Cosine Logits for Effectively Learning Deep Face
+    Representations, 2019, equations 12 and 13.
+    """
+    column = labels[:, None]
+    others = (scale * cosines).scatter(1, column, -torch.inf)
+    log_mean = others.logsumexp((0, 1)) - math.log(len(labels))
+    median = cosines.gather(1, column).squeeze(1).sort().values[len(labels) // 2]
+    start = fixed_adacos_scale(cosines.shape[1])
+    found = (log_mean / median.clamp(min=math.sqrt(0.5))).clamp(start / 10, 10 * start)
+    return torch.where(found.isfinite(), found, scale)
 
 
 def smoothed_cross_entropy(

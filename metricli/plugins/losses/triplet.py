@@ -9,7 +9,8 @@ from pydantic import Field
 
 from metricli.errors import Problem
 from metricli.plugins.losses.common import judged_by_another
-from metricli.specs.kinds import LossSpec, MinerSpec
+from metricli.plugins.losses.memory import ReferenceLossSpec
+from metricli.specs.kinds import MinerSpec
 from metricli.specs.plugin import named
 
 if TYPE_CHECKING:
@@ -18,8 +19,16 @@ if TYPE_CHECKING:
     from metricli.data.facts import TableFacts
 
 
-class Triplet(LossSpec):
-    """Triplet loss: a positive must be nearer than a negative by a margin (Schroff et al. 2015)."""
+_HARD = ("hard_cluster", "hard_triplets", "n_hard")
+"""Miners that take the hardest alone; where these are too hard, all embeddings are pulled together."""
+
+
+class Triplet(ReferenceLossSpec):
+    """Triplet loss: a positive must be nearer than a negative by a margin (Schroff et al. 2015).
+
+    The plainest choice, which wants no head and any number of labels. With `all_triplets` and `reduction:
+    mean_active` it starts smoothly; `hard_triplets` goes further once the embeddings have some order.
+    """
 
     name: Literal["triplet"] = "triplet"
     margin: float | None = Field(
@@ -41,17 +50,18 @@ class Triplet(LossSpec):
     needs_positives: ClassVar[bool] = True
 
     def build(self, *, dim: int, num_labels: int, label_to_category: Sequence[int] | None) -> nn.Module:
-        """A `TripletLoss` with its miner."""
+        """A `TripletLoss` with its miner, and a memory if the spec has one."""
         from metricli.components.losses import TripletLoss
 
-        del dim, num_labels, label_to_category
-        return TripletLoss(
+        del num_labels, label_to_category
+        loss = TripletLoss(
             margin=self.margin,
             miner=self.miner.build(),
             distance=self.distance,
             squared=self.squared,
             reduction=self.reduction,
         )
+        return self.remembering(loss, dim=dim)
 
     def check(self, spec: Any, table: TableFacts | None) -> list[Problem]:
         """The margin against the range of the distances."""
@@ -79,13 +89,27 @@ class Triplet(LossSpec):
             what = f"{self.margin:g} is wide for distances of at most {farthest}; near 0.2 is usual"
             problems.append(Problem("margin", what, severity="warning"))
         mined = getattr(self.miner, "distance", self.distance)
-        if mined != self.distance and not spec.extractor.normalize:
+        if isinstance(mined, str) and mined != self.distance and not spec.extractor.normalize:
             what = (
                 f"mines by {mined} distance and the loss is {self.distance}, which rank embeddings that are "
                 f"not normalised differently; set it to {self.distance!r}"
             )
             problems.append(Problem("miner.distance", what))
+        if self.miner.name == "hard_triplets" and getattr(spec.sampler, "n_instances", None) == 2:  # type: ignore[attr-defined]
+            what = (
+                "takes the hardest positive, and sampler.n_instances 2 leaves a single one, so a mislabelled "
+                "image is in every triplet of its label; 4 is usual"
+            )
+            problems.append(Problem("miner", what, severity="warning"))
         return problems + judged_by_another("distance", self.distance, spec)
+
+    def remedies(self, spec: Any) -> list[str]:
+        """Easier triplets, and a margin that never lets go, where they are not in use."""
+        name = self.miner.name  # type: ignore[attr-defined]
+        found = ["an easier miner such as all_triplets"] if name in _HARD else []
+        if self.margin is not None and not self._farthest(spec.extractor.normalize):
+            found.append("the soft margin (margin: null)")
+        return found
 
     def _farthest(self, normalized: bool) -> int | None:
         """The largest possible distance; None if there is no bound."""

@@ -8,10 +8,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.components.losses import classification, triplets
+from tests.components.losses import classification, pairs, pml, proxies, rankings, triplets
 from tests.components.losses.case import DIM, NUM_LABELS, Case
 
-CASES: list[Case] = [*triplets.CASES, *classification.CASES]
+CASES: list[Case] = [
+    *triplets.CASES,
+    *classification.CASES,
+    *proxies.CASES,
+    *rankings.CASES,
+    *pairs.CASES,
+    *pml.CASES,
+]
 LABELS = [0, 0, 0, 1, 1, 2, 2, 2, 2, 3, 3, 4]
 every_loss = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 
