@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 Distance = Literal["euclidean", "cosine"]
 
@@ -27,8 +28,25 @@ def at_least_float32(x: Tensor) -> Tensor:
 
 def safe_sqrt(x: Tensor) -> Tensor:
     """Square root, 0 with gradient 0 (not infinite) at and below 0; NaN stays NaN; same shape as `x`."""
-    floored = x <= 0
-    return x.masked_fill(floored, 1.0).sqrt().masked_fill(floored, 0.0)
+    root: Tensor = _SafeSqrt.apply(x)
+    return root
+
+
+class _SafeSqrt(torch.autograd.Function):
+    """In few passes over `x`: between large matrices memory is what costs."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        root = x.clamp(min=0).sqrt_()
+        ctx.save_for_backward(root)
+        return root
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, upstream: Tensor) -> Tensor:
+        (root,) = ctx.saved_tensors
+        slope: Tensor = (0.5 / root).masked_fill_(root == 0, 0.0)
+        return slope.mul_(upstream)
 
 
 def unit_rows(x: Tensor) -> Tensor:
@@ -56,7 +74,8 @@ def pairwise_distances(x: Tensor, y: Tensor, distance: Distance = "euclidean") -
             return 1 - x @ y.T
         if distance != "euclidean":
             raise ValueError(f"distance must be 'euclidean' or 'cosine', got {distance!r}")
-        squared = torch.addmm(y.square().sum(1), x, y.T, alpha=-2) + x.square().sum(1, keepdim=True)
+        squared = torch.mm(x * -2, y.T)
+        squared.add_(x.square().sum(1, keepdim=True)).add_(y.square().sum(1))
         return safe_sqrt(squared)
 
 

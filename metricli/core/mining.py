@@ -150,14 +150,20 @@ def hard_triplets(
         ValueError: shapes that do not fit, a reference without its labels, or an unknown distance.
     """
     check_batch(embeddings, labels, reference, reference_labels)
-    positives, negatives = label_masks(labels, reference_labels)
+    others = labels if reference_labels is None else reference_labels
     distances = batch_distances(embeddings, reference, distance)
     if distances.numel() == 0:
         nothing = torch.empty(0, dtype=torch.int64, device=labels.device)
         return Mined(triplets=Triplets(nothing, nothing, nothing))
-    anchors = (positives.any(1) & negatives.any(1)).nonzero().squeeze(1)
-    farthest = distances.masked_fill(~positives, -torch.inf).max(1).indices
-    nearest = distances.masked_fill(~negatives, torch.inf).min(1).indices
+    same = labels[:, None] == others
+    near = torch.where(same, distances, -torch.inf)
+    if reference_labels is None:
+        near.fill_diagonal_(-torch.inf)
+    farthest = near.max(1).indices
+    nearest = distances.masked_fill_(same, torch.inf).min(1).indices
+    ordered = others.sort().values
+    alike = torch.searchsorted(ordered, labels, right=True) - torch.searchsorted(ordered, labels)
+    anchors = ((alike > (reference_labels is None)) & (alike < len(others))).nonzero().squeeze(1)
     return Mined(triplets=Triplets(anchors, farthest[anchors], nearest[anchors]))
 
 

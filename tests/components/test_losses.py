@@ -188,7 +188,7 @@ def test_all_triplets_of_1024_embeddings_need_no_cube() -> None:
     with torch.profiler.profile(profile_memory=True) as profile:
         loss(x, torch.arange(1024) // 4).backward()
     largest = max(abs(event.self_cpu_memory_usage) for event in profile.events())
-    assert 4 * 1024**2 <= largest <= 8 * 1024**2
+    assert 4 * 1024**2 <= largest <= 16 * 1024**2
     assert loss.stats["triplets"].item() == 1024 * 3 * 1020
 
 

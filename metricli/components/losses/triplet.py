@@ -124,9 +124,10 @@ class TripletLoss(nn.Module):
         dtype = torch.promote_types(at_least_float32(embeddings).dtype, at_least_float32(reference).dtype)
         anchors, positives, negatives = triplets
         if len(anchors) * embeddings.shape[1] <= PAIRED_ELEMENTS:
-            anchored, others = embeddings[anchors].to(dtype), reference.to(dtype)
-            near = paired_distances(anchored, others[positives], self.distance)
-            far = paired_distances(anchored, others[negatives], self.distance)
+            # not by brackets, whose backward pass sorts the indices
+            anchored, others = embeddings.index_select(0, anchors).to(dtype), reference.to(dtype)
+            near = paired_distances(anchored, others.index_select(0, positives), self.distance)
+            far = paired_distances(anchored, others.index_select(0, negatives), self.distance)
         else:
             distances = batch_distances(embeddings, reference, self.distance)
             near, far = distances[anchors, positives], distances[anchors, negatives]
