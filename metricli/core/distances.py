@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
@@ -67,16 +68,15 @@ def pairwise_distances(x: Tensor, y: Tensor, distance: Distance = "euclidean") -
     Raises:
         ValueError: `distance` is neither "euclidean" nor "cosine".
     """
+    if distance not in ("euclidean", "cosine"):
+        raise ValueError(f"distance must be 'euclidean' or 'cosine', got {distance!r}")
     with torch.autocast(x.device.type, enabled=False):
-        x, y = at_least_float32(x), at_least_float32(y)
+        x, y = _both(at_least_float32, x, y)
         if distance == "cosine":
-            x, y = unit_rows(x), unit_rows(y)
+            x, y = _both(unit_rows, x, y)
             return 1 - x @ y.T
-        if distance != "euclidean":
-            raise ValueError(f"distance must be 'euclidean' or 'cosine', got {distance!r}")
-        squared = torch.mm(x * -2, y.T)
-        squared.add_(x.square().sum(1, keepdim=True)).add_(y.square().sum(1))
-        return safe_sqrt(squared)
+        of_x, of_y = _both(lambda rows: rows.square().sum(1), x, y)
+        return safe_sqrt(torch.mm(x * -2, y.T).add_(of_x[:, None]).add_(of_y))
 
 
 def paired_distances(x: Tensor, y: Tensor, distance: Distance = "euclidean") -> Tensor:
@@ -107,8 +107,14 @@ def batch_distances(x: Tensor, y: Tensor | None = None, distance: Distance = "eu
     with torch.autocast(x.device.type, enabled=False):
         y = x if y is None else y
         dtype = torch.promote_types(at_least_float32(x).dtype, at_least_float32(y).dtype)
-        x, y = x.to(dtype), y.to(dtype)
+        x, y = _both(lambda rows: rows.to(dtype), x, y)
         if distance == "euclidean" and len(x):
             centre = x.detach().mean(0)
-            x, y = x - centre, y - centre
+            x, y = _both(lambda rows: rows - centre, x, y)
         return pairwise_distances(x, y, distance)
+
+
+def _both(of: Callable[[Tensor], Tensor], x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """`of` both, once where they are the same tensor."""
+    found = of(x)
+    return found, found if y is x else of(y)

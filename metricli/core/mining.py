@@ -159,12 +159,10 @@ def hard_triplets(
     near = torch.where(same, distances, -torch.inf)
     if reference_labels is None:
         near.fill_diagonal_(-torch.inf)
-    farthest = near.max(1).indices
-    nearest = distances.masked_fill_(same, torch.inf).min(1).indices
-    ordered = others.sort().values
-    alike = torch.searchsorted(ordered, labels, right=True) - torch.searchsorted(ordered, labels)
-    anchors = ((alike > (reference_labels is None)) & (alike < len(others))).nonzero().squeeze(1)
-    return Mined(triplets=Triplets(anchors, farthest[anchors], nearest[anchors]))
+    farthest, place = near.max(1)
+    nearest, other = distances.masked_fill_(same, torch.inf).min(1)
+    anchors = ((farthest != -torch.inf) & (nearest != torch.inf)).nonzero().squeeze(1)  # NaN stays in
+    return Mined(triplets=Triplets(anchors, place[anchors], other[anchors]))
 
 
 def all_triplets(labels: Tensor, reference_labels: Tensor | None = None) -> Mined:

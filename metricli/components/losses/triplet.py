@@ -125,9 +125,9 @@ class TripletLoss(nn.Module):
         anchors, positives, negatives = triplets
         if len(anchors) * embeddings.shape[1] <= PAIRED_ELEMENTS:
             # not by brackets, whose backward pass sorts the indices
-            anchored, others = embeddings.index_select(0, anchors).to(dtype), reference.to(dtype)
-            near = paired_distances(anchored, others.index_select(0, positives), self.distance)
-            far = paired_distances(anchored, others.index_select(0, negatives), self.distance)
+            anchored = embeddings.to(dtype).index_select(0, torch.cat([anchors, anchors]))
+            others = reference.to(dtype).index_select(0, torch.cat([positives, negatives]))
+            near, far = paired_distances(anchored, others, self.distance).tensor_split(2)
         else:
             distances = batch_distances(embeddings, reference, self.distance)
             near, far = distances[anchors, positives], distances[anchors, negatives]
