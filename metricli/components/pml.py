@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from textwrap import shorten
 from typing import Any, Literal
 
 from torch import nn
 
 from metricli.errors import UsageError
 
-__all__ = ["PMLKind", "known_classes", "made", "sizes_asked"]
+__all__ = ["PMLKind", "called", "known_classes", "made", "sizes_asked"]
 
 PMLKind = Literal["losses", "miners", "distances", "reducers"]
 
@@ -25,6 +27,7 @@ _UNUSABLE = {
     "ClassWeightedReducer",  # takes a tensor
     "DivisorReducer",  # of the losses that bring their divisor, whose default it is
     "DoNothingReducer",  # gives no scalar
+    "DynamicSoftMarginLoss",  # keeps the graph of a step, so that the next cannot go back
     "EmbeddingsAlreadyPackagedAsTriplets",  # of batches in a fixed order
     "GenericPairLoss",  # a base class
     "ManifoldLoss",  # without labels
@@ -68,6 +71,24 @@ def made(kind: PMLKind, name: str, args: Mapping[str, Any]) -> nn.Module:
     except Exception as error:  # the package's own checks: assertions, type and value errors
         words = " ".join(str(error).split()) or type(error).__name__
         raise ValueError(f"{name} refuses its arguments: {words}") from error
+
+
+@contextmanager
+def called(part: nn.Module) -> Iterator[None]:
+    """Within this, an object of the package is called; most of its arguments it looks at only then.
+
+    Raises:
+        UsageError: in place of its own error, which is the cause; not of a RuntimeError or MemoryError, which
+            may say that the memory does not suffice.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError):
+        raise
+    except Exception as error:
+        words = shorten(f"{type(error).__name__}: {error}", 200, placeholder=" ...")
+        what = f"{type(part).__name__} of pytorch-metric-learning fails on a batch: {words}"
+        raise UsageError(what, hint="look at its arguments") from error
 
 
 def sizes_asked(loss: type[nn.Module], *, dim: int, num_labels: int) -> dict[str, int]:

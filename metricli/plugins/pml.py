@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -14,7 +14,7 @@ from metricli.specs.kinds import MinerSpec
 from metricli.specs.suggest import did_you_mean
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
     from metricli.components.pml import PMLKind
     from metricli.data.facts import TableFacts
@@ -68,6 +68,28 @@ def refused(path: str, kind: PMLKind, name: str, args: Mapping[str, Any]) -> lis
     return []
 
 
+def failing(path: str, part: Callable[[Tensor, Tensor], object]) -> list[Problem]:
+    """A problem at `path` if an object that could be made takes no batch, for a type that its class left.
+
+    Other errors may be of the small batch, here of 2 labels in 4 dimensions, and are left to the run.
+    """
+    import torch
+
+    from metricli.errors import UsageError
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        rows = torch.nn.functional.normalize(torch.randn(8, 4)).requires_grad_()
+        try:
+            part(rows, torch.arange(8) % 2)
+        except UsageError as error:
+            if isinstance(error.__cause__, TypeError | AttributeError):
+                return [Problem(path, str(error))]
+        except RuntimeError:
+            pass
+    return []
+
+
 def wrong_part(path: str, kind: PMLKind, part: PMLPart | None) -> list[Problem]:
     """What is wrong with one part of its own."""
     if part is None:
@@ -108,4 +130,5 @@ class PMLMiner(MinerSpec):
 
             distance = {"distance": made("distances", *self.distance.named())} if self.distance else {}
             found = refused("args", "miners", self.miner, {**self.args, **distance})
+            found = found or failing("args", self.build())
         return problems + found

@@ -175,6 +175,8 @@ def _completed(was: Any, now: Any) -> Any:
 
 
 def _flat(value: Any, path: str = "") -> dict[str, Any]:
+    if isinstance(value, list) and any(isinstance(item, Mapping) for item in value):
+        value = dict(enumerate(value))
     if isinstance(value, Mapping) and value:
         return {
             k: v for key, item in value.items() for k, v in _flat(item, f"{path}.{key}".lstrip(".")).items()

@@ -130,10 +130,17 @@ class Learner:
             self.embeddings, loss = taken(self._model(), images, labels, training.micro_batch)
         norm = self._gradient_norm()
         measured = {"loss": loss} | ({} if norm is None else {"grad_norm": norm})
+        # a miner may pass over such a row, and in fp16 no norm of the gradient tells
+        measured["embeddings"] = torch.where(self.embeddings.isfinite().all(), 0.0, torch.nan)
         stats = {k: v for k, v in getattr(self.loss, "stats", {}).items() if k not in measured}
         values = _on_the_host(measured | stats, self.context.dtype)
-        for name, what in (("loss", "loss"), ("grad_norm", "gradient")):
-            if not np.isfinite(values.get(name, 0.0)):
+        kept = values.pop("embeddings")
+        for value, what in (
+            (values["loss"], "loss"),
+            (kept, "embedding of an image"),
+            (values.get("grad_norm", 0.0), "gradient"),
+        ):
+            if not np.isfinite(value):
                 raise non_finite(what, step, batch, self.embeddings, self.paths)
         self._optimizer.step()
         self._refuse_skipping(step, batch)
@@ -256,6 +263,8 @@ def build_learner(
             "freezing the backbone leaves nothing to train: no projection, BNNeck or parameters in the loss"
         )
         raise SpecError("the spec", [Problem("training.freeze_epochs", what)])
+    if options.loss_lr is not None and not list(loss.parameters()):
+        context.reporter.warn("optimizer.loss_lr: the loss has no parameters of its own; set it to null")
     optimizer = options.build(groups)
     scheduler = spec.scheduler.build(
         optimizer, total_steps=spec.training.epochs * steps_per_epoch, steps_per_epoch=steps_per_epoch

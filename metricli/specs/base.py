@@ -126,6 +126,8 @@ def _explain(model: type[BaseModel], error: ErrorDetails) -> InitErrorDetails:
     kind, loc, given = error["type"], error["loc"], error["input"]
     if kind == EXPLAINED:
         message = error["msg"]
+    elif kind in ("model_type", "model_attributes_type") and not loc:
+        message = f"expected a mapping such as {{{_first_key(model)}: ...}}, got {show(given)}"
     elif kind == "extra_forbidden":
         message = "unknown key" + did_you_mean(str(loc[-1]), model.model_fields)
         if not message.endswith("?"):
@@ -133,6 +135,12 @@ def _explain(model: type[BaseModel], error: ErrorDetails) -> InitErrorDetails:
     else:
         message = _sentence(kind, error.get("ctx", {}), given, error["msg"])
     return InitErrorDetails(type=spec_error(message), loc=loc, input=given)
+
+
+def _first_key(model: type[BaseModel]) -> str:
+    """The first key that a mapping of this model must have, or may."""
+    fields = model.model_fields
+    return next((key for key, field in fields.items() if field.is_required()), next(iter(fields), "name"))
 
 
 def _sentence(kind: str, ctx: Mapping[str, Any], given: Any, fallback: str) -> str:

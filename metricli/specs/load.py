@@ -179,7 +179,22 @@ def _problems(spec: SpecModel, table: TableFacts | None) -> Iterator[Problem]:
             f"thaw_epochs {training.thaw_epochs} is more than the {training.epochs} epochs"
         )
         yield Problem("training.thaw_epochs", what, severity="warning")
+    yield from _problems_of_average(spec, table)
     yield from _problems_of_plugins(spec, spec, "", table)
+
+
+def _problems_of_average(spec: TrainSpec, table: TableFacts | None) -> Iterator[Problem]:
+    """An average of the weights that a run is too short to leave its first ones behind in."""
+    ema, steps = spec.training.ema, None if table is None else spec.steps(table)
+    if ema is None or ema.warmup or steps is None:
+        return
+    share = ema.decay ** (steps - 1)  # it starts as the weights after the first step
+    if share > 0.1:
+        what = (
+            f"after the {steps} steps of this run {share:.0%} of the average are still the weights of the "
+            "first step; set training.ema.warmup: true, or lower it"
+        )
+        yield Problem("training.ema.decay", what, severity="warning")
 
 
 def _problems_of_plugins(

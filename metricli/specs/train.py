@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import (
     Field,
@@ -26,6 +26,9 @@ from metricli.specs.kinds import (
 from metricli.specs.plugin import named
 from metricli.specs.predict import PredictionSpec
 from metricli.specs.validate import TransformsSpec, ValidationSpec
+
+if TYPE_CHECKING:
+    from metricli.data.facts import TableFacts
 
 
 class EmaSpec(SpecModel):
@@ -116,6 +119,8 @@ class WeightedLossSpec(SpecModel):
 
 def _one_or_several(value: Any, _union: Any, info: ValidationInfo) -> Any:
     """A list by its items, anything else as one loss: a union would report the errors of both."""
+    if isinstance(value, Mapping) and "loss" in value and "name" not in value:
+        raise spec_error("a loss has a 'name'; several stand in a list: [{weight: 1.0, loss: {name: ...}}]")
     if not isinstance(value, list):
         return TypeAdapter(LossSpec).validate_python(value, context=info.context)
     if not value:
@@ -162,6 +167,15 @@ class TrainSpec(SpecModel):
         if isinstance(self.loss, list):
             return [(item.weight, item.loss) for item in self.loss]
         return [(1.0, self.loss)]
+
+    def steps(self, table: TableFacts) -> int | None:
+        """The steps of the run, where the sampler says how many batches an epoch has."""
+        if self.sampler is not None:
+            batches = self.sampler.batches_per_epoch(table)
+        else:
+            assert self.training.batch_size is not None, "a spec without a sampler has it"
+            batches = -(-table.train_rows // self.training.batch_size)
+        return None if batches is None else batches * self.training.epochs
 
     @model_validator(mode="after")
     def _one_batch_size(self) -> Self:

@@ -13,7 +13,7 @@ from metricli.components.losses import MemoryLoss, TripletLoss
 from metricli.components.losses.pml import PMLLoss
 from metricli.components.miners import HardTriplets
 from metricli.components.miners.pml import PMLMiner
-from metricli.components.pml import known_classes
+from metricli.components.pml import called, known_classes
 from metricli.errors import UsageError
 
 LABELS = torch.arange(16) % 4
@@ -122,6 +122,28 @@ def test_pairs_of_a_miner_make_triplets() -> None:
         if a == b
     ]
     same(loss(x, LABELS), torch.stack(gaps).clamp(min=0).mean(), x, y)
+
+
+def test_what_fails_on_a_batch_is_told_in_one_line() -> None:
+    loss = PMLLoss(loss="MarginLoss", args={"learn_beta": True, "num_classes": 2}, dim=DIM, num_labels=4)
+    with pytest.raises(UsageError) as caught:
+        loss(rows(), LABELS)
+    assert caught.value.message.startswith(
+        "MarginLoss of pytorch-metric-learning fails on a batch: IndexError: "
+    )
+    assert caught.value.hint == "look at its arguments"
+    for error in (torch.OutOfMemoryError("full"), MemoryError("full")):
+        with pytest.raises(type(error)), called(loss.loss):
+            raise error
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of numpy, within the package
+@pytest.mark.filterwarnings("ignore:Using a non-tuple sequence")  # the same
+@pytest.mark.parametrize("name", sorted(set(known_classes("losses")) - {"RankedListLoss"}))
+def test_a_second_step_is_as_good_as_the_first(name: str) -> None:
+    loss = PMLLoss(loss=name, dim=DIM, num_labels=4)
+    for _ in range(2):
+        loss(torch.nn.functional.normalize(rows()), LABELS).backward()
 
 
 def test_what_cannot_be_named() -> None:

@@ -212,6 +212,15 @@ def test_a_backbone_without_batch_norm_is_said(fit: Fit) -> None:
     assert "training.freeze_batch_norm: the backbone has no batch normalisation" in listener.warned
 
 
+def test_a_rate_for_parameters_that_the_loss_has_not_is_said(fit: Fit) -> None:
+    listener, quiet = Listener(), Listener()
+    fit("optimizer.loss_lr=0.1", "training.epochs=1", reporter=listener)
+    said = "optimizer.loss_lr: the loss has no parameters of its own; set it to null"
+    assert said in listener.warned
+    fit("optimizer.loss_lr=0.1", "loss={name: arcface, scale: 30}", "training.epochs=1", reporter=quiet)
+    assert said not in quiet.warned
+
+
 # --- memory and speed ---
 
 
@@ -354,6 +363,25 @@ def test_images_whose_embeddings_are_not_finite_are_named(learn: Learn) -> None:
         learner.step(filled(r3=3e38), 0)
     assert caught.value.message == (
         "the loss is NaN or infinite at step 1; this step was not taken; "
+        "the embeddings of 1 of its 7 images are not finite: row 3"
+    )
+
+
+class Blind(nn.Module):
+    """A loss that passes over what is not finite, as a miner may that leaves such rows out."""
+
+    def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
+        del labels
+        return embeddings[embeddings.detach().isfinite().all(1)].sum()
+
+
+def test_an_embedding_that_the_loss_passes_over_is_not_hidden(learn: Learn) -> None:  # noqa: F811
+    learner = learn("extractor.normalize=false", "training.freeze_batch_norm=true", "loss.margin=0.2")
+    learner.loss = Blind()
+    with pytest.raises(NonFiniteError) as caught:
+        learner.step(filled(r3=3e38), 0)
+    assert caught.value.message == (
+        "the embedding of an image is NaN or infinite at step 1; this step was not taken; "
         "the embeddings of 1 of its 7 images are not finite: row 3"
     )
 

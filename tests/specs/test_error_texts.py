@@ -165,14 +165,14 @@ def test_every_problem_at_once_in_file_order_with_columns_aligned(refusal):
   line 6   optimizer.amsgrad         expected true or false, got 1
   line 7   loggers                   expected a list, got 'tensorboard'
   line 8   name                      expected text, got 3
-  line 9   compute                   expected a mapping, got 4
+  line 9   compute                   expected a mapping such as {gpus: ...}, got 4
   line 10  validation.batch_size     must be at least 1, got 0
   line 10  validation.metrics.cmc    expected a list, got 1
   line 10  validation.metrics.map.1  expected a whole number, got 'five'
   line 10  validation.distance       must be 'cosine' or 'euclidean', got 'cosin', did you mean 'cosine'?
   line 11  scheduler.gamma           must be at most 1, got 2
   line 12  seed                      must be less than 4294967296, got 4294967296
-  line 13  prediction                expected a mapping, got nothing (null)
+  line 13  prediction                expected a mapping such as {batch_size: ...}, got nothing (null)
            data.max_pixel            unknown key, did you mean 'max_pixels'? (from the command line)
            optimizer.lr              must be greater than 0, got 0 (from the command line)"""
     )

@@ -69,7 +69,17 @@ WRONG = {
         "a loss of a list stands below 'loss', beside its weight; "
         "write {weight: 1.0, loss: {name: triplet, ...}}",
     ),
-    "a list in a list": ("[[triplet]]", "loss.0", "expected a mapping, got ['triplet']"),
+    "a list in a list": ("[[triplet]]", "loss.0", "expected a mapping such as {loss: ...}, got ['triplet']"),
+    "a list without its brackets": (
+        "{weight: 2.0, loss: triplet}",
+        "loss",
+        "a loss has a 'name'; several stand in a list: [{weight: 1.0, loss: {name: ...}}]",
+    ),
+    "memory by its size alone": (
+        "{name: triplet, memory: 64}",
+        "loss.memory",
+        "expected a mapping such as {size: ...}, got 64",
+    ),
     "a key of its loss": (
         "[{loss: triplet}, {loss: {name: triplet, margn: 1}}]",
         "loss.1.loss.margn",
@@ -184,6 +194,21 @@ PML_WRONG = {
         "loss.args",
         "AngularLoss refuses its arguments: ",
     ),
+    "args of a wrong type, which only a batch brings out": (
+        pml("loss: TripletMarginLoss, args: {margin: wide}"),
+        "loss.args",
+        "TripletMarginLoss of pytorch-metric-learning fails on a batch: TypeError: ",
+    ),
+    "such of the miner": (
+        pml("loss: TripletMarginLoss, miner: {name: TripletMarginMiner, args: {margin: wide}}"),
+        "loss.miner.args",
+        "TripletMarginMiner of pytorch-metric-learning fails on a batch: TypeError: ",
+    ),
+    "such of the reducer": (
+        pml("loss: TripletMarginLoss, reducer: {name: ThresholdReducer, args: {low: wide}}"),
+        "loss",
+        "TripletMarginLoss of pytorch-metric-learning fails on a batch: TypeError: ",
+    ),
     "sizes": (
         pml("loss: ArcFaceLoss, args: {num_classes: 10}"),
         "loss.args.num_classes",
@@ -198,6 +223,11 @@ PML_WRONG = {
         "{name: triplet, miner: {name: pml, miner: TripletMarginMiner, args: {margn: 1}}}",
         "loss.miner.args",
         "TripletMarginMiner refuses its arguments: ",
+    ),
+    "the miner door's args of a wrong type": (
+        "{name: triplet, miner: {name: pml, miner: TripletMarginMiner, args: {margin: wide}}}",
+        "loss.miner.args",
+        "TripletMarginMiner of pytorch-metric-learning fails on a batch: TypeError: ",
     ),
 }
 

@@ -100,3 +100,20 @@ def test_a_rate_that_overwrites_trained_weights(warnings_of: WarningsOf, name: s
 
 def test_other_optimizers_have_rates_of_other_sizes(warnings_of: WarningsOf) -> None:
     assert said(warnings_of(yaml_of(extractor=PRETRAINED, optimizer="{name: sgd, lr: 0.1}"))) == []
+
+
+def test_an_average_that_the_run_is_too_short_for(warnings_of: WarningsOf) -> None:
+    def found(ema: str, epochs: int, **facts: object) -> list[tuple[str, str]]:
+        text = yaml_of(training=f"{{epochs: {epochs}, ema: {ema}}}")
+        return said(warnings_of(text, **{"facts": FACTS, **facts}))
+
+    what = (
+        "after the 40 steps of this run 68% of the average are still the weights of the first step; "
+        "set training.ema.warmup: true, or lower it"
+    )
+    assert found("{decay: 0.99}", 20) == [("training.ema.decay", what)]  # 0.99^39
+    assert found("{decay: 0.99, warmup: true}", 20) == []
+    assert found("{decay: 0.9}", 20) == []
+    assert found("{decay: 0.99}", 200) == []
+    assert found("{decay: 0.99}", 20, facts=None) == []
+    assert found("null", 20) == []

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from metricli.components.pml import known_classes, made, sizes_asked
+from metricli.components.pml import called, known_classes, made, sizes_asked
 from metricli.core.distances import at_least_float32
 from metricli.core.mining import check_batch
 
@@ -65,13 +65,17 @@ class PMLLoss(nn.Module):
         """The scalar loss of embeddings (B, dim) with labels (B,).
 
         Raises:
+            UsageError: the loss or its miner cannot work with its arguments.
             ValueError: shapes that do not fit.
         """
         check_batch(embeddings, labels)
         with torch.autocast(embeddings.device.type, enabled=False):
-            rows = at_least_float32(embeddings)
-            mined = None if self.miner is None else self.miner(rows.detach(), labels)
-            value: Tensor = self.loss(rows, labels, mined)
+            rows, mined = at_least_float32(embeddings), None
+            if self.miner is not None:
+                with called(self.miner):
+                    mined = self.miner(rows.detach(), labels)
+            with called(self.loss):
+                value: Tensor = self.loss(rows, labels, mined)
             return value
 
 

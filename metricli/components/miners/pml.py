@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from metricli.components.pml import made
+from metricli.components.pml import called, made
 from metricli.core.distances import at_least_float32
 from metricli.core.mining import Mined, Pairs, Triplets, check_batch
 
@@ -50,13 +50,15 @@ class PMLMiner(nn.Module):
         """Choose from embeddings (B, D) with labels (B,), against a reference (R, D) if given.
 
         Raises:
+            UsageError: the miner cannot work with its arguments.
             ValueError: shapes that do not fit, or a reference without its labels.
         """
         check_batch(embeddings, labels, reference, reference_labels)
         with torch.autocast(embeddings.device.type, enabled=False):
             rows = at_least_float32(embeddings)
             others = None if reference is None else reference.to(rows.dtype)
-            found = [indices.long() for indices in self.miner(rows, labels, others, reference_labels)]
+            with called(self.miner):
+                found = [indices.long() for indices in self.miner(rows, labels, others, reference_labels)]
         if len(found) == 3:
             return Mined(triplets=Triplets(*found))
         return Mined(positive_pairs=Pairs(*found[:2]), negative_pairs=Pairs(*found[2:]))

@@ -48,8 +48,9 @@ def recall_at_k_loss(
     """1 - the mean soft recall within the nearest k of `distances` (B, R), averaged over `ks` too; scalar.
 
     A positive of soft rank r counts as sigmoid((k - r) / k_temperature), one half at rank k itself, and an
-    anchor's sum is divided by the most that k can hold, min(k, its positives), as in the authors' code.
-    Anchors without a positive are left out.
+    anchor's sum is divided by the most that k can hold, min(k, its positives). Soft ranks of positives that
+    crowd together add up to a little more than that, so the loss may end slightly below 0. Anchors without a
+    positive are left out.
     Patel et al., Recall@k Surrogate Loss with Large Batches and Similarity Mixup, 2022.
     """
     rows, columns = positives.nonzero(as_tuple=True)
@@ -92,7 +93,8 @@ def fast_ap_loss(
     Anchors without a positive are left out. Cakir et al., Deep Metric Learning to Rank, 2019.
     """
     places = distances.clamp(0, farthest) * (bins / farthest)
-    lower = places.detach().floor().clamp(max=bins - 1)
+    # NaN has no place of its own; in the first one its share makes the loss NaN
+    lower = places.detach().floor().clamp(max=bins - 1).nan_to_num(nan=0.0)
     upper_share = places - lower
     lower = lower.long()
     counts = positives.sum(1)

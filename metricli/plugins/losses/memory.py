@@ -61,17 +61,8 @@ class ReferenceLossSpec(LossSpec):
                 f"{size / table.train_rows:.0f} times, most of them long out of date; lower it"
             )
             problems.append(Problem("memory.size", what, severity="warning"))
-        steps = _steps(spec, table)
+        steps = spec.steps(table)
         if steps is not None and start_after >= steps:
             what = f"the run has {steps} steps, so the bank is never used; lower it"
             problems.append(Problem("memory.start_after", what))
         return problems
-
-
-def _steps(spec: Any, table: TableFacts) -> int | None:
-    """The steps of the run, where the sampler says how many batches an epoch has."""
-    if spec.sampler is None:
-        batches = -(-table.train_rows // spec.training.batch_size)
-    else:
-        batches = spec.sampler.batches_per_epoch(table)
-    return None if batches is None else batches * spec.training.epochs

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field
 
 from metricli.errors import Problem
-from metricli.plugins.pml import PMLPart, installed, not_installed, refused, unknown, wrong_part
+from metricli.plugins.pml import PMLPart, failing, installed, not_installed, refused, unknown, wrong_part
 from metricli.specs.kinds import LossSpec
 
 if TYPE_CHECKING:
@@ -97,4 +97,16 @@ class PML(LossSpec):
             problems += refused("args", "losses", self.loss, {**self.args, **sizes, **reducer, **distance})
         if self.miner:
             problems += refused("miner.args", "miners", self.miner.name, {**self.miner.args, **distance})
-        return problems
+        if problems:
+            return problems
+        if self.miner and (found := failing("miner.args", self._miner())):
+            return found
+        return failing("args" if self.args else "", self.build(dim=4, num_labels=2, label_to_category=None))
+
+    def _miner(self) -> nn.Module:
+        """Its miner alone."""
+        from metricli.components.miners.pml import PMLMiner
+
+        assert self.miner is not None
+        distance = self.distance.named() if self.distance else None
+        return PMLMiner(miner=self.miner.name, args=self.miner.args, distance=distance)

@@ -27,7 +27,7 @@ class ProxyNCA(SoftmaxHeadSpec):
     """Proxy-NCA++: each embedding nearer to the proxy of its label than to any other (Teh et al. 2020).
 
     Use it on fine-grained tables of tens to a few thousand labels, where it learns fast in small batches.
-    Give the proxies a head_lr far above the backbone's, as the paper does.
+    Give the proxies an `optimizer.loss_lr` far above the backbone's lr, as the paper does.
     """
 
     name: Literal["proxy_nca"] = "proxy_nca"
@@ -51,7 +51,7 @@ class ProxyAnchor(HeadSpec):
     """Proxy-Anchor: proxies pull and push the whole batch, hard examples the most (Kim et al. 2020).
 
     Use it on fine-grained tables with large batches, where relations within the batch help and triplets are
-    slow to converge. Give the proxies a head_lr some 100 times the backbone's, as the paper does.
+    slow to converge. Give the proxies an `optimizer.loss_lr` some 100 times the lr, as the paper does.
     """
 
     name: Literal["proxy_anchor"] = "proxy_anchor"

@@ -105,6 +105,16 @@ def test_the_order_of_the_batch_changes_nothing(case: Case) -> None:
     torch.testing.assert_close(found, expected[order])
 
 
+@every_loss
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_a_row_that_is_not_finite_shows_in_the_loss(case: Case, value: float) -> None:
+    """Whoever trains stops at a loss that is not finite; an error in its place would not name the images."""
+    rows, labels = batch(LABELS, torch.float32)
+    broken = rows.detach().clone()
+    broken[3] = value
+    assert not torch.isfinite(made(case, torch.float32)(broken.requires_grad_(), labels))
+
+
 DEGENERATE = {
     "equal": (torch.ones(6, DIM), [0, 0, 1, 1, 2, 2]),
     "zero": (torch.zeros(6, DIM), [0, 0, 1, 1, 2, 2]),
