@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from metricli.components.losses.pairwise import PairwiseLoss, masked_mean
-from metricli.core.distances import Distance, batch_distances
+from metricli.core.distances import Distance
 from metricli.core.losses.pairs import contrastive_losses
-from metricli.core.mining import Mined, check_batch, label_masks
+from metricli.core.mining import Mined, label_masks
 
 __all__ = ["ContrastiveLoss"]
 
@@ -65,36 +65,22 @@ class ContrastiveLoss(PairwiseLoss):
         self.distance = distance
         self.reduction = reduction
 
-    def forward(
-        self,
-        embeddings: Tensor,
-        labels: Tensor,
-        reference: Tensor | None = None,
-        reference_labels: Tensor | None = None,
-    ) -> Tensor:
-        """The scalar loss of embeddings (B, D) with labels (B,), against a reference as the base has it.
+    def pairs(
+        self, embeddings: Tensor, labels: Tensor, reference: Tensor | None, reference_labels: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Bool masks (B, R) of the pairs that the miner chooses; all without one.
 
         Raises:
-            ValueError: shapes that do not fit, a reference without its labels, or a miner that does not
-                return `Mined`, or chooses means of images.
+            ValueError: the miner does not return `Mined`, or chooses means of images.
         """
+        every = label_masks(labels, reference_labels)
         if self.miner is None:
-            return super().forward(embeddings, labels, reference, reference_labels)
-        check_batch(embeddings, labels, reference, reference_labels)
+            return every
         bank = None if reference is None else reference.detach()
         mined = self.miner(embeddings.detach(), labels, bank, reference_labels)
         if not isinstance(mined, Mined):
             raise ValueError(f"the miner must return metricli.core.mining.Mined, got {type(mined).__name__}")
-        distances = batch_distances(embeddings, reference, self.distance)
-        positives, negatives = _masks(mined, *label_masks(labels, reference_labels))
-        loss, more = self.of_distances(distances, positives, negatives)
-        known = distances.detach()
-        self.stats = {
-            **more,
-            "positive_distance": masked_mean(known, positives),
-            "negative_distance": masked_mean(known, negatives),
-        }
-        return loss
+        return _masks(mined, *every)
 
     def of_distances(
         self, distances: Tensor, positives: Tensor, negatives: Tensor

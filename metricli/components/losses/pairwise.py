@@ -48,7 +48,7 @@ class PairwiseLoss(nn.Module):
         check_batch(embeddings, labels, reference, reference_labels)
         with torch.autocast(embeddings.device.type, enabled=False):
             distances = batch_distances(embeddings, reference, self.distance)
-            positives, negatives = label_masks(labels, reference_labels)
+            positives, negatives = self.pairs(embeddings, labels, reference, reference_labels)
             loss, more = self.of_distances(distances, positives, negatives)
         known = distances.detach()
         self.stats = {
@@ -57,6 +57,13 @@ class PairwiseLoss(nn.Module):
             "negative_distance": masked_mean(known, negatives),
         }
         return loss
+
+    def pairs(
+        self, embeddings: Tensor, labels: Tensor, reference: Tensor | None, reference_labels: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Bool masks (B, R) of the positive and the negative pairs that count: all of them."""
+        del embeddings, reference
+        return label_masks(labels, reference_labels)
 
     @abstractmethod
     def of_distances(

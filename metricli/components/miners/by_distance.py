@@ -10,18 +10,15 @@ from torch import Tensor, nn
 from metricli.core.distances import Distance, batch_distances
 from metricli.core.mining import Mined, Triplets, check_batch, label_masks
 
-__all__ = ["DistanceMiner"]
+__all__ = ["DistanceMiner", "MinerOfDistance"]
 
 
-class DistanceMiner(nn.Module):
-    """A miner that chooses, in `of_distances`, from the distances of a batch to its reference.
-
-    The reference is the batch itself without self, or a memory bank, which must not hold the batch. Distances
-    are at least float32, whatever the embeddings or autocast, and nothing has a gradient.
+class MinerOfDistance(nn.Module):
+    """A miner with a distance.
 
     Args:
-        distance: "euclidean" or "cosine"; give it the distance of the loss. On normalised embeddings both
-            choose the same triplets.
+        distance: what is far and near, "euclidean" or "cosine"; give it the distance of the loss. On
+            normalised embeddings both choose the same triplets.
 
     Raises:
         ValueError: an unknown distance.
@@ -32,6 +29,18 @@ class DistanceMiner(nn.Module):
         if distance not in ("euclidean", "cosine"):
             raise ValueError(f"distance must be 'euclidean' or 'cosine', got {distance!r}")
         self.distance: Distance = distance
+
+    def extra_repr(self) -> str:
+        """Settings shown by `print(module)`."""
+        return f"distance={self.distance!r}"
+
+
+class DistanceMiner(MinerOfDistance):
+    """A miner that chooses, in `of_distances`, from the distances of a batch to its reference.
+
+    The reference is the batch itself without self, or a memory bank, which must not hold the batch. Distances
+    are at least float32, whatever the embeddings or autocast, and nothing has a gradient.
+    """
 
     @torch.no_grad()
     def forward(
@@ -57,7 +66,3 @@ class DistanceMiner(nn.Module):
     @abstractmethod
     def of_distances(self, distances: Tensor, positives: Tensor, negatives: Tensor) -> Triplets:
         """Triplets by `distances` (B, R) and bool masks (B, R), neither B nor R being 0."""
-
-    def extra_repr(self) -> str:
-        """Settings shown by `print(module)`."""
-        return f"distance={self.distance!r}"

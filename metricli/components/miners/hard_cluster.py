@@ -3,35 +3,23 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from metricli.core.distances import Distance
+from metricli.components.miners.by_distance import MinerOfDistance
 from metricli.core.mining import Mined, check_batch
 from metricli.core.selection import hard_clusters
 
 __all__ = ["HardCluster"]
 
 
-class HardCluster(nn.Module):
+class HardCluster(MinerOfDistance):
     """For each label its mean, the row farthest from it, and the nearest mean of another label.
 
     Anchors and negatives are means of the rows of a label in the batch, so a batch gives a triplet a label;
     a label with a single row is no anchor. The gradient reaches all rows of a mean. Only a loss over triplets
     takes these.
     Alex et al., Cluster Loss for Person Re-Identification, 2018.
-
-    Args:
-        distance: what is far and near, "euclidean" or "cosine"; give it the distance of the loss.
-
-    Raises:
-        ValueError: an unknown distance.
     """
-
-    def __init__(self, *, distance: Distance = "euclidean") -> None:
-        super().__init__()
-        if distance not in ("euclidean", "cosine"):
-            raise ValueError(f"distance must be 'euclidean' or 'cosine', got {distance!r}")
-        self.distance: Distance = distance
 
     @torch.no_grad()
     def forward(
@@ -51,7 +39,3 @@ class HardCluster(nn.Module):
         """
         check_batch(embeddings, labels, reference, reference_labels)
         return Mined(clusters=hard_clusters(embeddings, labels, reference, reference_labels, self.distance))
-
-    def extra_repr(self) -> str:
-        """Settings shown by `print(module)`."""
-        return f"distance={self.distance!r}"
