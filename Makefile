@@ -29,7 +29,7 @@ demo: install
 	@echo; echo "Everything lies in $(DEMO):"; ls $(DEMO) $(DEMO)/checkpoints
 
 test: install
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup
 
 test-long: install
 	$(BIN)/python -m pytest -m long

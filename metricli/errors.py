@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 __all__ = [
     "CheckpointError",
@@ -64,9 +64,19 @@ class MetricliError(Exception):
     def __str__(self) -> str:
         return f"{self.message}; {self.hint}" if self.hint else self.message
 
+    def __reduce__(self) -> tuple[Any, ...]:  # told to other processes, whatever its `__init__` takes
+        return _again, (type(self), self.args, self.__dict__)
+
     def to_dict(self) -> dict[str, str]:
         """The `error` part of the `--json` document of a failure."""
         return {"code": self.code, "message": self.message, "hint": self.hint}
+
+
+def _again(kind: type[MetricliError], args: tuple[Any, ...], state: dict[str, Any]) -> MetricliError:
+    error = kind.__new__(kind, *args)
+    error.args = args
+    error.__dict__.update(state)
+    return error
 
 
 class UsageError(MetricliError):

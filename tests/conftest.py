@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+from tests.worlds import worlds  # noqa: F401  (a fixture)
+
 os.environ.setdefault("METRICLI_DEVICE", "cpu")
 ROOT = Path(__file__).resolve().parents[1]
 FIGURES = ROOT / "data" / "figures_mini" / "df.csv"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import os
 import signal
 import threading
 from collections.abc import Iterator
@@ -16,7 +15,8 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState
 
 from metricli.errors import Interrupted, ResourceError, UsageError, WorkerError
-from metricli.reporter import Reporter
+from metricli.reporter import Reporter, SilentReporter
+from metricli.runs.processes import ALONE, World, cores
 from metricli.specs.data import ComputeSpec
 
 Precision = Literal["fp32", "fp16", "bf16", "fp64"]
@@ -30,12 +30,13 @@ class Context:
     accelerator: Accelerator
     reporter: Reporter
     precision: Precision
+    world: World = ALONE
 
     @property
     def device(self) -> torch.device:
         """The device of this process."""
         device: torch.device = self.accelerator.device
-        return device
+        return torch.device("cpu") if device.type == "cpu" else device  # of several, Accelerate says cpu:0
 
     @property
     def dtype(self) -> torch.dtype:
@@ -43,25 +44,22 @@ class Context:
         return torch.float64 if self.precision == "fp64" else torch.float32
 
     def workers(self, asked: int | None, images: int) -> int:
-        """Processes that decode: as asked, or by the size of the set and the cores."""
+        """Processes that decode: as asked, or by the size of the set and the cores; of each process."""
         if asked is not None:
             return asked
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        return 0 if images <= SMALL_SET else min(4, cores)
+        return 0 if images <= SMALL_SET else min(4, max(1, cores() // self.world.local_size))
 
 
-def open_context(compute: ComputeSpec, reporter: Reporter, precision: Precision = "fp32") -> Context:
-    """Take the device that the spec asks for.
+def open_context(
+    compute: ComputeSpec, reporter: Reporter, precision: Precision = "fp32", world: World = ALONE
+) -> Context:
+    """Take the device that the spec asks for; the context of a process that is not the main one is silent.
 
     Raises:
-        UsageError: the device, or as many of them, is not there; or it cannot do the precision.
+        UsageError: the device is not there, or cannot do the precision.
+        WorkerError: Accelerate does not know the processes of this world.
     """
     device = choose_device(compute)
-    if compute.gpus > 1:
-        raise UsageError(
-            f"{compute.gpus} processes are asked for, and this version runs one",
-            hint="use --gpus 1; several processes come with a later version",
-        )
     if precision == "fp16" and device == "cpu":
         raise UsageError(
             "precision fp16 needs a GPU; this run is on the cpu", hint="use training.precision=bf16"
@@ -74,7 +72,12 @@ def open_context(compute: ComputeSpec, reporter: Reporter, precision: Precision 
     accelerator = Accelerator(cpu=device == "cpu", mixed_precision=mixed)
     if accelerator.device.type != device:
         raise UsageError(f"asked for {device}, and Accelerate gives {accelerator.device.type}")
-    return Context(accelerator, reporter, precision)
+    if (accelerator.num_processes, accelerator.process_index) != (world.size, world.rank):
+        known = f"process {accelerator.process_index} of {accelerator.num_processes}"
+        raise WorkerError(
+            f"this is process {world.rank} of {world.size}, and Accelerate takes it for {known}"
+        )
+    return Context(accelerator, reporter if world.is_main else SilentReporter(), precision, world)
 
 
 def choose_device(compute: ComputeSpec) -> str:

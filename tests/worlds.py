@@ -1,0 +1,88 @@
+"""Several processes of one run, for tests: started once, each told to call a function as rank r of n."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import socket
+import traceback
+from collections.abc import Callable, Iterator
+from multiprocessing.connection import Connection
+from typing import Any
+
+import pytest
+
+MOST = 4
+
+
+def _serve(pipe: Connection) -> None:
+    import torch
+
+    torch.set_num_threads(1)
+    while True:
+        try:
+            rank, size, port, function, args = pipe.recv()
+        except EOFError:
+            return
+        names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
+        os.environ |= dict(zip(names, map(str, (rank, size, rank, size)), strict=True))
+        os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
+        try:
+            told = (True, function(*args))
+        except BaseException as error:
+            told = (False, (error, traceback.format_exc()))
+        try:
+            pipe.send(told)
+        except Exception as error:
+            pipe.send((False, (RuntimeError(f"cannot send {told!r}: {error}"), "")))
+
+
+class Worlds:
+    """Up to `MOST` processes; one that fails ends them all, for the others may wait for it forever."""
+
+    def __init__(self) -> None:
+        self.members: list[tuple[Any, Connection]] = []
+
+    def run(self, size: int, function: Callable[..., Any], *args: Any, timeout: float = 120) -> list[Any]:
+        """What `function(*args)`, importable by name, returns in each process of a world of `size`."""
+        context = multiprocessing.get_context("spawn")
+        while len(self.members) < size:
+            ours, theirs = context.Pipe()
+            process = context.Process(target=_serve, args=(theirs,), daemon=True)
+            process.start()
+            theirs.close()
+            self.members.append((process, ours))
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        for rank, (_, pipe) in enumerate(self.members[:size]):
+            pipe.send((rank, size, port, function, args))
+        found: list[Any] = []
+        for rank, (_, pipe) in enumerate(self.members[:size]):
+            if not pipe.poll(timeout):
+                self.close()
+                raise TimeoutError(f"rank {rank} of {size} has not answered in {timeout} s")
+            fine, value = pipe.recv()
+            if not fine:
+                error, trace = value
+                self.close()
+                error.add_note(f"in rank {rank} of {size}:\n{trace}")
+                raise error
+            found.append(value)
+        return found
+
+    def close(self) -> None:
+        """End all processes; the next run starts new ones."""
+        for process, pipe in self.members:
+            process.kill()
+            process.join()
+            pipe.close()
+        self.members = []
+
+
+@pytest.fixture(scope="session")
+def worlds() -> Iterator[Worlds]:
+    """Processes for every test of several; such tests carry `pytest.mark.xdist_group("worlds")`."""
+    pool = Worlds()
+    yield pool
+    pool.close()
