@@ -44,6 +44,7 @@ bench: install
 	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/table.py
 	$(BIN)/python benchmarks/step.py
+	$(BIN)/python benchmarks/predict.py
 	$(BIN)/python benchmarks/losses.py
 	$(BIN)/python benchmarks/samplers.py
 	$(BIN)/python benchmarks/retrieval.py --plan

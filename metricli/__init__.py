@@ -11,7 +11,16 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from metricli.api import dry_run, evaluate, inspect_dataset, predict, train, validate
+    from metricli.api import (
+        check_processes,
+        dry_run,
+        evaluate,
+        inspect_dataset,
+        merge,
+        predict,
+        train,
+        validate,
+    )
     from metricli.errors import MetricliError, Problem
     from metricli.plugins.extractors import Timm, Torchvision
     from metricli.plugins.losses.classification import (
@@ -45,7 +54,16 @@ if TYPE_CHECKING:
     from metricli.specs.validate import MetricsSpec, TransformsSpec, ValidationSpec
 
 _HOMES = {
-    "api": ("dry_run", "evaluate", "inspect_dataset", "predict", "train", "validate"),
+    "api": (
+        "check_processes",
+        "dry_run",
+        "evaluate",
+        "inspect_dataset",
+        "merge",
+        "predict",
+        "train",
+        "validate",
+    ),
     "errors": ("MetricliError", "Problem"),
     "plugins.extractors": ("Timm", "Torchvision"),
     "plugins.losses.classification": (
@@ -149,9 +167,11 @@ __all__ = [
     "ValidationSpec",
     "WeightedLossSpec",
     "__version__",
+    "check_processes",
     "dry_run",
     "evaluate",
     "inspect_dataset",
+    "merge",
     "predict",
     "train",
     "validate",

@@ -11,19 +11,36 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from metricli.reporter import Reporter, SilentReporter
-from metricli.reports import DryRunReport, InspectReport, PredictReport, TrainReport, ValidateReport
+from metricli.reports import (
+    DryRunReport,
+    InspectReport,
+    ParityReport,
+    PredictReport,
+    TrainReport,
+    ValidateReport,
+)
 
 if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
+    from metricli.runs.parity import Trials
     from metricli.specs.load import Loaded, Source
     from metricli.specs.train import TrainSpec
     from metricli.specs.validate import ValidationSpec
 
 DEVICE_VARIABLE = "METRICLI_DEVICE"
 
-__all__ = ["dry_run", "evaluate", "inspect_dataset", "predict", "train", "validate"]
+__all__ = [
+    "check_processes",
+    "dry_run",
+    "evaluate",
+    "inspect_dataset",
+    "merge",
+    "predict",
+    "train",
+    "validate",
+]
 
 
 def train(
@@ -49,7 +66,13 @@ def train(
     Raises:
         MetricliError: see `metricli.errors` for the kinds.
     """
+    asked = locals()
     loaded = _load_train(spec, _compute(gpus, device), tuple(overrides))
+    from metricli.runs.request import done_by_others
+
+    report: TrainReport | None = done_by_others("train", loaded.spec.compute, asked)
+    if report is not None:
+        return report
     from metricli.runs.context import translated_errors
     from metricli.runs.train import train as run
 
@@ -70,12 +93,61 @@ def dry_run(
     Raises:
         MetricliError: whatever the real run would stop at so far.
     """
+    asked = locals()
     loaded = _load_train(spec, _compute(gpus, device), tuple(overrides))
+    from metricli.runs.request import done_by_others
+
+    report: DryRunReport | None = done_by_others("dry_run", loaded.spec.compute, asked)
+    if report is not None:
+        return report
     from metricli.runs.context import translated_errors
     from metricli.runs.dry import dry_run as run
 
     with translated_errors():
         return run(loaded, reporter or SilentReporter())
+
+
+def check_processes(
+    spec: Source, overrides: Sequence[str] = (), *, reporter: Reporter | None = None
+) -> ParityReport:
+    """Whether two processes train a spec as one does; `metricli env --distributed`.
+
+    Both take the first step in float64 on the CPU; batches, embeddings, loss and gradients are compared, and
+    the likely cause of a difference is named. Nothing is written.
+
+    Raises:
+        MetricliError: whatever the run would stop at so far.
+    """
+    one, two = (
+        first_step(spec, overrides, gpus=gpus, device="cpu", reporter=reporter or SilentReporter())
+        for gpus in (1, 2)
+    )
+    from metricli.runs.parity import compared
+
+    return compared(one, two)
+
+
+def first_step(
+    spec: Source,
+    overrides: Sequence[str] = (),
+    *,
+    gpus: int | None = None,
+    device: str | None = None,
+    reporter: Reporter | None = None,
+) -> Trials:
+    """One step of a run, for `check_processes` to compare: see `metricli.runs.parity`."""
+    asked = locals()
+    loaded = _load_train(spec, _compute(gpus, device), tuple(overrides))
+    from metricli.runs.request import done_by_others
+
+    trials: Trials | None = done_by_others("first_step", loaded.spec.compute, asked)
+    if trials is not None:
+        return trials
+    from metricli.runs.context import translated_errors
+    from metricli.runs.parity import try_first_step
+
+    with translated_errors():
+        return try_first_step(loaded, reporter or SilentReporter())
 
 
 def _load_train(spec: Source, compute: dict[str, Any], overrides: tuple[str, ...]) -> Loaded[TrainSpec]:
@@ -120,6 +192,7 @@ def validate(
     Raises:
         MetricliError: see `metricli.errors` for the kinds.
     """
+    asked = locals()
     words = _words(_compute(gpus, device)) + tuple(overrides)
     if spec is not None and ckpt is None:
         from metricli.specs.load import check_spec, load_spec
@@ -127,6 +200,11 @@ def validate(
 
         loaded = load_spec(spec, ValidateSpec, words)  # its problems are found before torch is imported
         check_spec(loaded, None)
+    from metricli.runs.request import compute_of, done_by_others
+
+    report: ValidateReport | None = done_by_others("validate", compute_of(spec, words), asked)
+    if report is not None:
+        return report
     from metricli.runs.context import translated_errors
     from metricli.runs.parts import data_override
     from metricli.runs.validate import validate as run
@@ -157,26 +235,39 @@ def predict(
     gpus: int | None = None,
     device: str | None = None,
     dtype: str | None = None,
+    shard: str | None = None,
     reporter: Reporter | None = None,
 ) -> PredictReport:
     """Save the features of a trained model; `metricli predict`.
+
+    What was cut off goes on when called again: finished rows lie in `OUT.part` until the end.
 
     Args:
         out: a .npy, .parquet or .safetensors file; an index (.index.csv) and a manifest (.json) beside it.
         data: a table or a folder of images; default the checkpoint's table.
         split: rows of this split, or "all".
         dtype: "float32" or "float16".
+        shard: "i/n": the i-th of n contiguous parts of the rows, for `merge`.
 
     Raises:
         MetricliError: see `metricli.errors` for the kinds.
     """
+    asked = locals()
+    from metricli.specs.predict import parse_shard
+
+    part = parse_shard(shard)
+    words = (
+        _words(_compute(gpus, device)) + ((f"prediction.dtype={dtype}",) if dtype else ()) + tuple(overrides)
+    )
+    from metricli.runs.request import compute_of, done_by_others
+
+    report: PredictReport | None = done_by_others("predict", compute_of(spec, words), asked)
+    if report is not None:
+        return report
     from metricli.runs.context import translated_errors
     from metricli.runs.parts import data_override
     from metricli.runs.predict import predict as run
 
-    words = (
-        _words(_compute(gpus, device)) + ((f"prediction.dtype={dtype}",) if dtype else ()) + tuple(overrides)
-    )
     with translated_errors():
         return run(
             spec,
@@ -185,8 +276,23 @@ def predict(
             data=data_override(data, root),
             split=split,
             out=out,
+            shard=part,
             reporter=reporter or SilentReporter(),
         )
+
+
+def merge(parts: Sequence[str | Path], *, out: str | Path, reporter: Reporter | None = None) -> PredictReport:
+    """Put the files of `predict(..., shard="i/n")` together, streaming; `metricli merge`.
+
+    The result is the file, index and manifest that one `predict` without shards writes.
+
+    Raises:
+        DataError: the parts contradict each other, or are not every shard exactly once.
+        UsageError: `out` cannot be written, or is one of them.
+    """
+    from metricli.runs.merge import merge as run
+
+    return run([Path(part) for part in parts], Path(out), reporter=reporter or SilentReporter())
 
 
 def evaluate(

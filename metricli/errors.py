@@ -133,6 +133,8 @@ class WorkerError(MetricliError):
 
     code = "worker"
     exit_code = 6
+    lost = False
+    """Whether it is another process that failed, and this one only noticed."""
 
 
 class ResourceError(MetricliError):

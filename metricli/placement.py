@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from metricli.errors import UsageError
 
-__all__ = ["Placement", "placement"]
+__all__ = ["Placement", "cores", "placement"]
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,11 @@ def placement(environment: Mapping[str, str] | None = None) -> Placement:
             if found.size > 1 or names is _TORCH:
                 return found
     return Placement()
+
+
+def cores() -> int:
+    """CPU cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _number(env: Mapping[str, str], name: str, default: int | None = None) -> int:

@@ -273,6 +273,25 @@ class DryRunReport(Report):
 
 
 @dataclass(frozen=True)
+class ParityReport(Report):
+    """Whether one step of several processes is that of one: `metricli env --distributed`."""
+
+    processes: int
+    images: int
+    loss: float
+    """Of one process."""
+    differences: dict[str, float]
+    """Of `images` how many; of `embeddings`, `loss` and `gradients` the largest, relative to their size."""
+    tolerance: float
+    worst: dict[str, float]
+    """The parameters whose gradients differ most."""
+    same: bool
+    same_without_noise: bool = False
+    """Whether dropout alone makes the difference, which is no mistake."""
+    causes: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
 class PredictReport(Report):
     """Where the features went and what they are."""
 
@@ -286,3 +305,7 @@ class PredictReport(Report):
     skipped: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     seconds: float = 0.0
+    resumed: int = 0
+    """Rows that an earlier, unfinished command had done."""
+    shard: str | None = None
+    """Which part of the rows, as `2/8`; None for all."""

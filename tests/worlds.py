@@ -5,9 +5,10 @@ from __future__ import annotations
 import multiprocessing
 import os
 import socket
+import time
 import traceback
 from collections.abc import Callable, Iterator
-from multiprocessing.connection import Connection
+from multiprocessing.connection import Connection, wait
 from typing import Any
 
 import pytest
@@ -31,6 +32,8 @@ def _serve(pipe: Connection) -> None:
             told = (True, function(*args))
         except BaseException as error:
             told = (False, (error, traceback.format_exc()))
+        if torch.distributed.is_initialized():  # a verb that failed leaves its group behind
+            torch.distributed.destroy_process_group()
         try:
             pipe.send(told)
         except Exception as error:
@@ -57,19 +60,35 @@ class Worlds:
             port = probe.getsockname()[1]
         for rank, (_, pipe) in enumerate(self.members[:size]):
             pipe.send((rank, size, port, function, args))
-        found: list[Any] = []
-        for rank, (_, pipe) in enumerate(self.members[:size]):
-            if not pipe.poll(timeout):
+        return self._answers(size, timeout)
+
+    def _answers(self, size: int, timeout: float) -> list[Any]:
+        """By rank; the first that failed, or is gone, is the answer of all."""
+        ranks = {pipe: rank for rank, (_, pipe) in enumerate(self.members[:size])}
+        found: dict[int, Any] = {}
+        until = time.monotonic() + timeout
+        while len(found) < size:
+            ready = wait(
+                [pipe for pipe, rank in ranks.items() if rank not in found], until - time.monotonic()
+            )
+            if not ready:
                 self.close()
-                raise TimeoutError(f"rank {rank} of {size} has not answered in {timeout} s")
-            fine, value = pipe.recv()
-            if not fine:
-                error, trace = value
-                self.close()
-                error.add_note(f"in rank {rank} of {size}:\n{trace}")
-                raise error
-            found.append(value)
-        return found
+                silent = sorted(set(ranks.values()) - set(found))
+                raise TimeoutError(f"ranks {silent} of {size} have not answered in {timeout} s")
+            for pipe in ready:
+                rank = ranks[pipe]  # type: ignore[index]
+                try:
+                    fine, value = pipe.recv()  # type: ignore[union-attr]
+                except EOFError:
+                    self.close()
+                    raise RuntimeError(f"rank {rank} of {size} died") from None
+                if not fine:
+                    self.close()
+                    error, trace = value
+                    error.add_note(f"in rank {rank} of {size}:\n{trace}")
+                    raise error
+                found[rank] = value
+        return [found[rank] for rank in range(size)]
 
     def close(self) -> None:
         """End all processes; the next run starts new ones."""

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from metricli import __version__
+from metricli.placement import placement
 
 app = typer.Typer(
     name="metricli",
@@ -128,6 +129,8 @@ def validate(
         require=[limit.metric for limit in limits],
         reporter=reporter(quiet=quiet),
     )
+    if not placement().is_main:  # one process writes, speaks and holds the gate
+        return
     more: dict[str, Any] = {}
     failure = None
     try:
@@ -154,10 +157,16 @@ def predict(
     gpus: Gpus = None,
     device: Device = None,
     dtype: Annotated[str | None, typer.Option("--dtype", help="float32 or float16.")] = None,
+    shard: Annotated[
+        str | None, typer.Option("--shard", metavar="I/N", help="The I-th of N parts of the rows; see merge.")
+    ] = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Save the features of a trained model, by default of the newest run below ./runs."""
+    """Save the features of a trained model, by default of the newest run below ./runs.
+
+    The same command goes on with what an unfinished one has left in OUT.part.
+    """
     from metricli import api
     from metricli.cli import render
     from metricli.cli.progress import reporter
@@ -174,8 +183,25 @@ def predict(
         gpus=gpus,
         device=device,
         dtype=dtype,
+        shard=shard,
         reporter=reporter(quiet=quiet),
     )
+    _show(report, render.predicted, as_json=as_json)
+
+
+@app.command()
+def merge(
+    parts: Annotated[list[Path], typer.Argument(metavar="PART...", help="The files of every --shard.")],
+    out: Annotated[Path, typer.Option("--out", help="A .npy, .parquet or .safetensors file.")],
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Put the shards of a predict together, after proving that they are all there and belong together."""
+    from metricli import api
+    from metricli.cli import render
+    from metricli.cli.progress import reporter
+
+    report = api.merge(parts, out=out, reporter=reporter(quiet=quiet))
     _show(report, render.predicted, as_json=as_json)
 
 
@@ -247,10 +273,33 @@ def init(
 
 
 @app.command()
-def env(as_json: AsJson = False) -> None:
-    """Print versions, for a bug report."""
+def env(
+    words: Words = None,
+    distributed: Annotated[
+        bool,
+        typer.Option("--distributed", help="Check that SPEC trains alike in two CPU processes and in one."),
+    ] = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Print versions, for a bug report; or check a spec for training in several processes."""
     from metricli.cli import light
 
+    spec, overrides = _split(words)
+    if distributed:
+        from metricli import api
+        from metricli.cli import render
+        from metricli.cli.progress import reporter
+
+        spec = _require(spec, "metricli env --distributed spec.yaml")
+        report = api.check_processes(spec, overrides, reporter=reporter(quiet=quiet))
+        _show(report, render.compared_processes, as_json=as_json)
+        render.require_parity(report)
+        return
+    if words:
+        from metricli.errors import UsageError
+
+        raise UsageError(f"env takes no {words[0]!r}", hint="metricli env --distributed spec.yaml checks one")
     light.env(as_json=as_json)
 
 
@@ -278,6 +327,8 @@ def _require(spec: str | None, example: str) -> str:
 
 
 def _show(report: Any, shown: Any, *, as_json: bool, more: dict[str, Any] | None = None) -> None:
+    if not placement().is_main:
+        return
     if not as_json:
         shown(report)
         return

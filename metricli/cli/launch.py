@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from metricli.errors import Interrupted, MetricliError, ResourceError, UsageError
+from metricli.placement import placement
 
 
 class _Stdout:
@@ -26,7 +27,12 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
         stream = getattr(sys, name) or open(os.devnull, "w")  # noqa: SIM115  (closed by the shell: `>&-`)
         stream.reconfigure(errors="backslashreplace")  # a word that the terminal cannot show is no failure
         setattr(sys, name, stream)
-    sys.exit(run(words))
+    code = run(words)
+    if code and _several():
+        from metricli.cli.membership import leave
+
+        leave(code)
+    sys.exit(code)
 
 
 def run(words: Sequence[str]) -> int:
@@ -52,6 +58,10 @@ def _run(words: Sequence[str]) -> int:
     if hasattr(signal, "SIGTERM"):
         signal.signal(signal.SIGTERM, _on_sigterm)
     as_json = "--json" in words
+    if _several():
+        from metricli.cli.membership import become_member
+
+        become_member()
     interrupted = Interrupted("interrupted", signum=signal.SIGINT)
     try:
         result = app(args=list(words), prog_name="metricli", standalone_mode=False)
@@ -93,8 +103,9 @@ def _fail_otherwise(error: Exception, *, as_json: bool) -> int:
         what = f"cannot write {error.filename or 'the output'}: {error.strerror}"
         return fail(ResourceError(what, hint="free some space"), as_json=as_json)
     traceback.print_exception(error)
+    rank = getattr(error, "rank", 0)
     bug = MetricliError(
-        f"{type(error).__name__}: {error}",
+        f"rank {rank}: {type(error).__name__}: {error}" if rank else f"{type(error).__name__}: {error}",
         hint="this is a bug in metricli: please report it with the lines above",
     )
     return fail(bug, as_json=as_json)
@@ -108,10 +119,33 @@ def _in_house_style(text: str) -> str:
 
 def fail(error: MetricliError, *, as_json: bool) -> int:
     """Say a failure on stderr, on stdout too as a document with `--json`; its exit code."""
+    if _several() and not _speaks(error):
+        return error.exit_code
     print(f"error: {error}", file=sys.stderr)  # noqa: T201
     if as_json and not _Stdout.has_document:  # a failure after the work stands in the document of the work
         print_json({"error": error.to_dict()})
     return error.exit_code
+
+
+def _several() -> bool:
+    """Whether a launcher has started this process as one of several."""
+    try:
+        return placement().size > 1
+    except UsageError:  # said by the verb
+        return False
+
+
+def _speaks(error: MetricliError) -> bool:
+    """Whether it is on this process to say a failure of several; the rank is named, the others come first."""
+    from metricli.cli.membership import patience, wait_or_leave
+
+    here = placement()
+    if not here.is_main and isinstance(error, Interrupted):
+        return False
+    wait_or_leave(patience(error, here), error.exit_code)
+    if not here.is_main:
+        error.message = f"rank {here.rank}: {error.message}"
+    return True
 
 
 def print_json(document: Any) -> None:

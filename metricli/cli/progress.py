@@ -7,6 +7,8 @@ import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from metricli.placement import placement
+
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress, TaskID
@@ -42,7 +44,9 @@ WIDE = 100
 
 
 def reporter(*, quiet: bool = False) -> PlainReporter:
-    """The reporter that fits stderr."""
+    """The reporter that fits stderr; of several processes only the main one speaks."""
+    if not placement().is_main:
+        return MuteReporter()
     if quiet or not sys.stderr.isatty():
         return PlainReporter(quiet=quiet)
     return LiveReporter()
@@ -99,6 +103,13 @@ class PlainReporter:
         """One line for an epoch."""
         if not self.quiet:
             self.line(describe_epoch(row))
+
+
+class MuteReporter(PlainReporter):
+    """Says nothing."""
+
+    def line(self, text: str) -> None:
+        """Nothing."""
 
 
 class LiveReporter(PlainReporter):

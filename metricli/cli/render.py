@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from metricli.errors import WorkerError
 from metricli.reports import (
     OVERALL,
     Finding,
@@ -23,7 +24,7 @@ from metricli.tables import cell, format_comparison, format_metrics, metric_cell
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from metricli.reports import DryRunReport, ValidateReport
+    from metricli.reports import DryRunReport, ParityReport, ValidateReport
 
 
 _MOST = 20
@@ -182,6 +183,30 @@ def dry(report: DryRunReport) -> None:
     ]
     table(["dry run", ""], rows, numbers_from=9)
     out("nothing was written")
+
+
+def compared_processes(report: ParityReport) -> None:
+    """What differs between several processes and one, and why."""
+    rows = [[name, _cell(value)] for name, value in report.differences.items()]
+    rows += [[f"gradient of {shown(name)}", _cell(value)] for name, value in report.worst.items() if value]
+    table([f"{report.processes} processes against one", "differ by"], rows, numbers_from=1)
+    for cause in report.causes:
+        out(shown(cause))
+    if report.same:
+        out(f"the same: a step of {report.images} images, in float64, to {report.tolerance:g}")
+    elif report.same_without_noise:
+        out("the same without dropout")
+
+
+def require_parity(report: ParityReport) -> None:
+    """Raise for processes that do not give the numbers of one.
+
+    Raises:
+        WorkerError: with the likely cause.
+    """
+    if not report.same and not report.same_without_noise:
+        what = f"{report.processes} processes do not train as one does: {'; '.join(report.causes)}"
+        raise WorkerError(what)
 
 
 def _cell(value: object) -> str:

@@ -12,8 +12,10 @@ import sys
 import threading
 import types
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
+from itertools import chain, islice
+from multiprocessing.util import Finalize
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,12 +31,25 @@ from metricli.errors import DataError
 __all__ = ["Batch", "ImageDataset", "Place", "image_loader", "seeded"]
 
 
+MOST_FAILURES = 100
+"""Images that are tried for one place of a batch."""
+
+
 class Place(NamedTuple):
     """A row, and where in the run it stands: the seed of its augmentation."""
 
     row: int
     epoch: int
     position: int
+
+
+class Told(NamedTuple):
+    """A place or a plain row with all that it takes to read its image, for a worker that has no table."""
+
+    key: int | Place
+    path: str
+    label: int
+    box: tuple[int, ...] | None
 
 
 class Item(NamedTuple):
@@ -48,16 +63,20 @@ class Item(NamedTuple):
 
 @dataclass
 class Batch:
-    """Images (B, 3, H, W), labels (B,), rows (B,), and the rows that could not be read, with the reason."""
+    """Images (B, 3, H, W), labels (B,), rows (B,), and the rows that could not be read, with the reason.
+
+    `missing` is how many images fewer than asked for these are.
+    """
 
     images: Tensor
     labels: Tensor
     rows: Tensor
     bad: list[tuple[int, str]] = field(default_factory=list)
+    missing: int = 0
 
     def pin_memory(self) -> Batch:
         """The same batch in pinned memory; the loader asks for it on CUDA."""
-        return Batch(self.images.pin_memory(), self.labels, self.rows, self.bad)
+        return replace(self, images=self.images.pin_memory())
 
 
 @contextmanager
@@ -86,8 +105,9 @@ class ImageDataset(Dataset[Item]):
         labels: integer labels (N,); None gives 0.
         boxes: (N, 4) as left, top, right, bottom, with -1 where a row has none; None if none has.
         max_pixels: refuse to decode an image with more.
-        replace_bad: at a `Place` whose image cannot be read, take another image of its label, chosen by
-            (seed, epoch, position); otherwise such a row comes without an image.
+        replace_bad: at a `Place` whose image cannot be read, take another image of its label, or, if none of
+            them can be read, of another label, with that label; chosen by (seed, epoch, position). After
+            `MOST_FAILURES` the place comes without an image, as every bad row does otherwise.
         seed: seed of the run.
     """
 
@@ -115,17 +135,33 @@ class ImageDataset(Dataset[Item]):
     def __len__(self) -> int:
         return len(self.paths)
 
+    def told(self, key: int | Place) -> Told:
+        """A row with all that `read` has to know of it."""
+        row = key.row if isinstance(key, Place) else key
+        label = 0 if self.labels is None else int(self.labels[row])
+        box = None if self.boxes is None or self.boxes[row, 0] < 0 else tuple(self.boxes[row].tolist())
+        return Told(key, str(self.paths[row]), label, box)
+
+    def without_table(self) -> ImageDataset:
+        """What reads the images of `Told` rows alone."""
+        return ImageDataset(
+            root=self.root, paths=(), transform=self.transform, max_pixels=self.max_pixels, seed=self.seed
+        )
+
     def read(self, row: int) -> Tensor:
         """The image of a row, cropped to its box: uint8 (3, H, W).
 
         Raises:
             DataError: it cannot be read, or its box lies outside of it.
         """
-        path = self.root / self.paths[row]
+        return self._read(row, self.told(row))
+
+    def _read(self, row: int, told: Told) -> Tensor:
+        path = self.root / told.path
         image = open_image(path, max_pixels=self.max_pixels)
-        if self.boxes is not None and self.boxes[row, 0] >= 0:
+        if told.box is not None:
             try:
-                image = crop_box(image, self.boxes[row])
+                image = crop_box(image, told.box)
             except DataError as error:
                 raise DataError(
                     f"{path} (row {row} of the split): {error.message}", hint=error.hint
@@ -133,31 +169,35 @@ class ImageDataset(Dataset[Item]):
         tensor: Tensor = pil_to_tensor(image)
         return tensor
 
-    def __getitem__(self, key: int | Place) -> Item:
-        if not isinstance(key, tuple):
-            return self._item(key, self._candidates(key, None))
-        with seeded(self.seed, key.epoch, key.position):
-            return self._item(key.row, self._candidates(key.row, key))
+    def __getitem__(self, key: int | Place | Told) -> Item:
+        told = key if isinstance(key, Told) else self.told(key)
+        if not isinstance(told.key, Place):
+            return self._item(told.key, told, ())
+        row, epoch, position = told.key
+        with seeded(self.seed, epoch, position):
+            return self._item(row, told, self._others(told.key) if self.replace_bad else ())
 
-    def _item(self, row: int, candidates: Iterable[int]) -> Item:
+    def _item(self, row: int, told: Told, others: Iterable[int]) -> Item:
+        """The image of a row, or of the first of the `others` that can be read."""
         bad: list[tuple[int, str]] = []
-        label = 0 if self.labels is None else int(self.labels[row])
-        for candidate in candidates:
+        every = chain([(row, told)], ((other, self.told(other)) for other in others))
+        for candidate, facts in islice(every, MOST_FAILURES):
             try:
-                image = self.read(candidate)
+                image = self._read(candidate, facts)
             except DataError as error:
                 bad.append((candidate, error.message))
                 continue
-            return Item(self.transform(image), label, candidate, bad)
-        return Item(None, label, row, bad)
+            return Item(self.transform(image), facts.label, candidate, bad)
+        return Item(None, told.label, row, bad)
 
-    def _candidates(self, row: int, place: Place | None) -> Iterator[int]:
-        yield row
-        if place is not None and self.replace_bad and self.labels is not None:
-            others = np.flatnonzero(self.labels == self.labels[row])
-            others = others[others != row]
-            rng = np.random.default_rng([self.seed, place.epoch, place.position])
-            yield from rng.permutation(others).tolist()
+    def _others(self, place: Place) -> Iterator[int]:
+        """The rows to take for a bad one: first those of its label, then all others, each in random order."""
+        assert self.labels is not None
+        same = self.labels == self.labels[place.row]
+        rng = np.random.default_rng([self.seed, place.epoch, place.position])
+        rows = np.flatnonzero(same)
+        yield from rng.permutation(rows[rows != place.row]).tolist()
+        yield from rng.permutation(np.flatnonzero(~same))[:MOST_FAILURES].tolist()
 
 
 def _collate(items: Sequence[Item]) -> Batch:
@@ -168,11 +208,28 @@ def _collate(items: Sequence[Item]) -> Batch:
         labels=torch.tensor([item.label for item in good], dtype=torch.int64),
         rows=torch.tensor([item.row for item in good], dtype=torch.int64),
         bad=[problem for item in items for problem in item.bad],
+        missing=len(items) - len(good),
     )
 
 
+class _Telling:
+    """Batches of `Told` rows: whoever gets them needs no copy of the table."""
+
+    def __init__(self, dataset: ImageDataset, batches: Iterable[Sequence[int | Place]]) -> None:
+        self.dataset = dataset
+        self.batches = batches
+
+    def __iter__(self) -> Iterator[list[Told]]:
+        for batch in self.batches:
+            yield [self.dataset.told(key) for key in batch]
+
+    def __len__(self) -> int:
+        return len(self.batches)  # type: ignore[arg-type]
+
+
 def _start_worker(_worker: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
+    for each in (signal.SIGINT, signal.SIGTERM):  # they reach the whole group; the parent decides
+        signal.signal(each, signal.SIG_IGN)
     threading.Thread(target=_die_with_trainer, daemon=True).start()
 
 
@@ -206,10 +263,16 @@ class _WorkerLoader(DataLoader[Item]):
     dataset: ImageDataset
 
     def _get_iterator(self) -> Any:
-        if _needs_main(self.dataset.transform):
-            return super()._get_iterator()
-        with _without_main():
-            return super()._get_iterator()
+        with nullcontext() if _needs_main(self.dataset.transform) else _without_main():
+            iterator: Any = super()._get_iterator()
+        # At exit multiprocessing would send SIGTERM, which they ignore, and wait for them.
+        Finalize(iterator, _kill, args=(iterator._workers,), exitpriority=10)
+        return iterator
+
+
+def _kill(workers: list[Any]) -> None:
+    for worker in workers:
+        worker.kill()
 
 
 def _worker_context(transform: object) -> multiprocessing.context.BaseContext:
@@ -229,13 +292,15 @@ def image_loader(
 ) -> DataLoader[Item]:
     """A loader of `Batch`es in the order of `batches`; the same batches for any number of workers.
 
-    Workers start from a fresh process, because forking one that has run torch can hang.
+    Workers start from a fresh process, because forking one that has run torch can hang. They are told of each
+    image with its batch, and only those that may have to find another image have the table.
     """
     if num_workers == 0:
         return DataLoader(dataset, batch_sampler=batches, collate_fn=_collate, pin_memory=pin_memory)  # type: ignore[arg-type]
+    has_table = dataset.replace_bad
     return _WorkerLoader(
-        dataset,
-        batch_sampler=batches,  # type: ignore[arg-type]
+        dataset if has_table else dataset.without_table(),
+        batch_sampler=batches if has_table else _Telling(dataset, batches),  # type: ignore[arg-type]
         collate_fn=_collate,
         num_workers=num_workers,
         worker_init_fn=_start_worker,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -56,6 +56,13 @@ class Exclusion:
         """Codes of the queries and then of the gallery (Q + G,), or None."""
         query, gallery = getattr(self, f"query_{what}"), getattr(self, f"gallery_{what}")
         return None if query is None or gallery is None else torch.cat([query, gallery])
+
+    def of_queries(self, part: slice) -> Exclusion:
+        """The rules for some of the queries."""
+        query = {f"query_{what}": getattr(self, f"query_{what}") for what in ("ids", "sequences", "groups")}
+        return replace(
+            self, **{name: None if codes is None else codes[part] for name, codes in query.items()}
+        )
 
     def apply_(self, scores: Tensor, queries: slice | Tensor, gallery: slice | Tensor) -> None:
         """Set the excluded pairs of `scores` (the chosen queries x the chosen gallery rows) to infinity."""

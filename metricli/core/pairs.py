@@ -33,6 +33,7 @@ class PairCounter:
         groups: (Q,) int64 groups of the queries, -1 for none.
         num_groups: how many there are.
         group_resolution: bins of an octave for the pairs of a group, a power of two, at most `resolution`.
+        query_squares, undirected: of all queries, where the scan may have a part: each has the same bins.
     """
 
     def __init__(
@@ -44,15 +45,17 @@ class PairCounter:
         groups: Tensor,
         num_groups: int,
         group_resolution: int,
+        query_squares: Tensor,
+        undirected: bool,
     ) -> None:
         self.scan, self.groups, self.bins = scan, groups, OCTAVES * resolution
         self.query_labels, self.gallery_labels = labels
         self._shift = _MANTISSA - (resolution.bit_length() - 1)
         self._merged = resolution // group_resolution
         self._base = (_bits(1.0) >> self._shift) - self.bins
-        sides = [x.amax().sqrt() if len(x) else x.sum() for x in (scan.query_squares, scan.gallery_squares)]
+        sides = [x.amax().sqrt() if len(x) else x.sum() for x in (query_squares, scan.gallery_squares)]
         largest = float((sides[0] + sides[1]).square()) * (1 + 1e-5)
-        largest = max(largest, 2.0001) if scan.undirected else largest
+        largest = max(largest, 2.0001) if undirected else largest
         self._scale = 1 / largest if largest > 0 else 1.0
         middle = scan.slack * scan.gallery_squares.mean()
         self._offset = (scan.query_squares * scan.slack + middle).mul(self._scale).float()

@@ -7,7 +7,7 @@ pair, in float64, by a kernel that treats every pair alike.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -76,6 +76,16 @@ class Space:
         centre = sample.mean(0) if len(gallery) else sample.new_zeros(gallery.shape[1])
         space = Space(queries, gallery, distance, query_norms, gallery_norms, centre, unit, 0.0)
         return Space(queries, gallery, distance, query_norms, gallery_norms, centre, unit, space._gamma())
+
+    def of_queries(self, part: slice) -> Space:
+        """Some of the queries, measured as among all of them."""
+        return replace(self, queries=self.queries[part], query_norms=self.query_norms[part])
+
+    @property
+    def has_undirected(self) -> bool:
+        """Whether a row is zero where that has no cosine: it is at distance 1 from everything."""
+        zero = (self.query_norms == 0).any() | (self.gallery_norms == 0).any()
+        return self.distance == "cosine" and bool(zero)
 
     @property
     def bound_dtype(self) -> torch.dtype:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 __all__ = ["PairHistogram", "SearchResult", "Survey"]
@@ -52,3 +54,40 @@ class Survey:
     """All pairs, in one row."""
     group_pairs: PairHistogram | None = None
     """The pairs of each group of queries, perhaps in wider bins."""
+
+    def to(self, device: torch.device | str) -> Survey:
+        """The same on another device."""
+        pairs = (self.pairs, self.group_pairs)
+        return Survey(
+            SearchResult(self.result.indices.to(device), self.result.distances.to(device), self.result.cut),
+            None if self.first is None else self.first.to(device),
+            None if self.last is None else self.last.to(device),
+            *(
+                None
+                if x is None
+                else PairHistogram(*(y.to(device) for y in (x.edges, x.genuine, x.impostor)))
+                for x in pairs
+            ),
+        )
+
+    @staticmethod
+    def joined(parts: Sequence[Survey]) -> Survey:
+        """The survey of all queries from those of parts of them, in order."""
+
+        def column(name: str) -> Tensor | None:
+            columns = [getattr(part, name) for part in parts]
+            return None if columns[0] is None else torch.cat(columns)
+
+        def counts(name: str) -> PairHistogram | None:
+            sides = [getattr(part, name) for part in parts]
+            if sides[0] is None:
+                return None
+            genuine = torch.stack([side.genuine for side in sides]).sum(0)
+            return PairHistogram(sides[0].edges, genuine, torch.stack([x.impostor for x in sides]).sum(0))
+
+        result = SearchResult(
+            torch.cat([part.result.indices for part in parts]),
+            torch.cat([part.result.distances for part in parts]),
+            cut=parts[0].result.cut,
+        )
+        return Survey(result, column("first"), column("last"), counts("pairs"), counts("group_pairs"))

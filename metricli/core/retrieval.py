@@ -16,7 +16,7 @@ from metricli.core.parallel import in_parallel
 from metricli.core.ranking import Space
 from metricli.core.relevant import RankCounter, marked_items
 from metricli.core.results import SearchResult, Survey
-from metricli.core.scan import Layout, Plan, Scan, Strip
+from metricli.core.scan import Layout, Plan, Scan, Strip, squares_of
 from metricli.core.settle import Settler
 
 __all__ = ["SearchResult", "Survey", "check_search", "count_relevant", "search", "survey"]
@@ -77,6 +77,7 @@ def survey(
     num_groups: int = 0,
     group_resolution: int | None = None,
     distances: bool = True,
+    part: slice | None = None,
     budget_mb: float = 64,
     on_progress: Callable[[int], None] | None = None,
 ) -> Survey:
@@ -96,6 +97,8 @@ def survey(
         group_resolution: the same for groups, at most `resolution`, by default as fine.
         distances: measure them all; else only that of the nearest item, for the order needs few of them, and
             the others may be NaN. The indices are the same.
+        part: survey these queries alone; `Survey.joined` makes the surveys of parts into that of all queries,
+            with the same result and ranks to the bit.
 
     Raises:
         ValueError: as for `search`; labels or groups that are missing, of a wrong shape, or out of range.
@@ -111,9 +114,14 @@ def survey(
         queries.data_ptr() == gallery.data_ptr() and _laid_out_alike(queries, gallery)
     )
     gallery = queries if same else gallery
-    space = Space.of(
-        queries, gallery, distance, chunk=max(1, int(budget_mb * 2**20 / (128 * queries.shape[1] + 1)))
-    )
+    step = max(1, int(budget_mb * 2**20 / (128 * queries.shape[1] + 1)))
+    space = Space.of(queries, gallery, distance, chunk=step)
+    squares, undirected = None, space.has_undirected
+    if part is not None and part != slice(0, len(queries)):
+        squares = squares_of(space, "queries", step) if resolution else None
+        queries, groups, same, exclude = queries[part], groups[part], False, exclude.of_queries(part)
+        labels = None if labels is None else (labels[0][part], labels[1])
+        space = space.of_queries(part)
     layout = Layout.of(space, exclude, groups if resolution and num_groups > 0 else None)
     plan = Plan.of(space, k, layout.reachable, budget_mb, mirrored=same and exclude.symmetric)
     result = SearchResult(
@@ -131,6 +139,8 @@ def survey(
                 groups=groups,
                 num_groups=num_groups,
                 group_resolution=group_resolution or resolution,
+                query_squares=scan.query_squares if squares is None else squares,
+                undirected=undirected,
             )
         settler = Settler(scan, result, ordered=not distances)
         return _survey(settler, labels if ranks else None, pairs, on_progress)

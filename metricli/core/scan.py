@@ -14,7 +14,7 @@ from metricli.core.exclusion import Exclusion
 from metricli.core.nearest import capacity
 from metricli.core.ranking import Space, wide_dtype
 
-__all__ = ["Layout", "Plan", "Scan", "Strip"]
+__all__ = ["Layout", "Plan", "Scan", "Strip", "squares_of"]
 
 _CACHED = 3 * 2**22  # bytes of a block: larger ones leave the cache, smaller ones go by in small steps
 _PER_THREAD = 6 * 2**20  # bytes of the budget below which one more thread does not pay
@@ -173,18 +173,19 @@ class Scan:
 
     def __init__(self, space: Space, exclude: Exclusion, plan: Plan, layout: Layout) -> None:
         self.space, self.exclude, self.plan, self.layout = space, exclude, plan, layout
-        self.gallery_squares = self._squares("gallery")
+        self.gallery_squares = squares_of(space, "gallery", plan.rows)
         self.query_squares = (
-            self.gallery_squares if space.queries is space.gallery else self._squares("queries")
+            self.gallery_squares
+            if space.queries is space.gallery
+            else squares_of(space, "queries", plan.rows)
         )
         dtype = space.bound_dtype
         self.slack = 2 * space.gamma  # for a product into which the squares are folded
         self._low_gallery = (self.gallery_squares * (1 - self.slack)).to(dtype)
         self._low_queries = (self.query_squares * (1 - self.slack)).to(dtype)
         self._held = self._gathered(layout.gallery) if plan.held else None
-        undirected = (space.query_norms == 0, space.gallery_norms == 0)
-        self.undirected = space.distance == "cosine" and bool(undirected[0].any() | undirected[1].any())
-        self._undirected = undirected if self.undirected else None
+        zero = (space.query_norms == 0, space.gallery_norms == 0)
+        self._undirected = zero if space.has_undirected else None
 
     def buffer(self) -> Tensor:
         """Memory for one block."""
@@ -201,20 +202,6 @@ class Scan:
         rows = 0 if self.plan.held else self.plan.gallery
         size = rows, self.space.gallery.shape[1] + 2
         return torch.empty(size, dtype=self.space.bound_dtype, device=self.space.queries.device)
-
-    def _squares(self, side: str) -> Tensor:
-        """|row|² of each row after centring, in the wide type."""
-        rows = self.space.queries if side == "queries" else self.space.gallery
-        wide = wide_dtype(rows.device)
-        squares = torch.empty(len(rows), dtype=wide, device=rows.device)
-        size = min(len(rows), self.plan.rows), rows.shape[1]
-        narrow = torch.empty(size, dtype=self.space.bound_dtype, device=rows.device)
-        buffer = torch.empty(size, dtype=wide, device=rows.device)
-        for start in range(0, len(rows), self.plan.rows):
-            part = slice(start, min(start + self.plan.rows, len(rows)))
-            found = self.space.bound_rows(side, part, out=narrow[: part.stop - start])
-            squares[part] = buffer[: len(found)].copy_(found).square_().sum(1)
-        return squares
 
     def _gathered(self, rows: Tensor) -> Tensor:
         dim = self.space.gallery.shape[1] + 2
@@ -277,3 +264,18 @@ class Scan:
             scores = self.scores(left, right, queries, gallery, buffer)
             own = min(max(0, strip.last - low), len(gallery)) if self.plan.symmetric else len(gallery)
             yield Block(queries, gallery, scores, strip.first, low, own)
+
+
+def squares_of(space: Space, side: str, step: int) -> Tensor:
+    """|row|² of each row of a side after centring, in the wide type, `step` rows at a time."""
+    rows = space.queries if side == "queries" else space.gallery
+    wide = wide_dtype(rows.device)
+    squares = torch.empty(len(rows), dtype=wide, device=rows.device)
+    size = min(len(rows), step), rows.shape[1]
+    narrow = torch.empty(size, dtype=space.bound_dtype, device=rows.device)
+    buffer = torch.empty(size, dtype=wide, device=rows.device)
+    for start in range(0, len(rows), step):
+        part = slice(start, min(start + step, len(rows)))
+        found = space.bound_rows(side, part, out=narrow[: part.stop - start])
+        squares[part] = buffer[: len(found)].copy_(found).square_().sum(1)
+    return squares

@@ -12,6 +12,8 @@ import pyarrow.compute
 from numpy.typing import NDArray
 
 _LARGEST = 2**31 - 1
+_PIECE = 1 << 18
+"""Rows that are parsed at a time."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,23 +30,41 @@ class Boxes:
     @classmethod
     def parse(cls, columns: Sequence[Any], rows: int) -> Boxes:
         """From four columns of text (None: the file lacks it); `10.0` is the whole number 10."""
-        none = np.empty(0, dtype=np.int64)
-        numbers = np.full((rows, 4), -1.0)
-        given = np.zeros((rows, 4), dtype=bool)
-        for i, column in enumerate(columns):
-            if column is not None:
-                numbers[:, i], given[:, i] = _numbers(column)
-        if not given.any():
+        none: NDArray[np.int64] = np.empty(0, dtype=np.int64)
+        if all(column is None for column in columns):
             return cls(None, none, none)
-        whole = given.all(axis=1)
-        partial = np.flatnonzero(given.any(axis=1) & ~whole)
-        left, top, right, bottom = numbers.T
-        sound = (
-            (numbers >= 0).all(axis=1) & (left < right) & (top < bottom) & (numbers <= _LARGEST).all(axis=1)
-        )
-        sound &= (numbers == np.floor(numbers)).all(axis=1)
-        values = np.where((whole & sound)[:, None], numbers, -1).astype(np.int32)
-        return cls(values, partial, np.flatnonzero(whole & ~sound))
+        values, partial, wrong = None, [none], [none]
+        for start in range(0, rows, _PIECE):
+            found = _parse([None if column is None else column.slice(start, _PIECE) for column in columns])
+            if found is None:
+                continue
+            if values is None:
+                values = np.full((rows, 4), -1, dtype=np.int32)
+            values[start : start + _PIECE] = found[0]
+            partial.append(start + found[1])
+            wrong.append(start + found[2])
+        return cls(values, np.concatenate(partial), np.concatenate(wrong))
+
+
+def _parse(
+    columns: Sequence[Any],
+) -> tuple[NDArray[np.int32], NDArray[np.int64], NDArray[np.int64]] | None:
+    """The boxes of a piece, and its partial and wrong rows; None if it has no box value."""
+    rows = max(len(column) for column in columns if column is not None)
+    numbers = np.full((rows, 4), -1.0)
+    given = np.zeros((rows, 4), dtype=bool)
+    for i, column in enumerate(columns):
+        if column is not None:
+            numbers[:, i], given[:, i] = _numbers(column)
+    if not given.any():
+        return None
+    whole = given.all(axis=1)
+    partial = np.flatnonzero(given.any(axis=1) & ~whole)
+    left, top, right, bottom = numbers.T
+    sound = (numbers >= 0).all(axis=1) & (left < right) & (top < bottom) & (numbers <= _LARGEST).all(axis=1)
+    sound &= (numbers == np.floor(numbers)).all(axis=1)
+    values = np.where((whole & sound)[:, None], numbers, -1).astype(np.int32)
+    return values, partial, np.flatnonzero(whole & ~sound)
 
 
 def _numbers(column: Any) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:

@@ -45,6 +45,7 @@ def check_table(
     files: bool = True,
     allow_outside_root: bool = False,
     split: str = "validation",
+    on_progress: Callable[[int], None] | None = None,
 ) -> list[Finding]:
     """What is wrong with a table, errors first.
 
@@ -54,6 +55,7 @@ def check_table(
         files: whether to look for the images; without it no file is touched.
         allow_outside_root: whether paths may leave `table.root`.
         split: the split whose queries and gallery will be judged; "all" for every row.
+        on_progress: called with how many rows have had their files looked for since the last call.
     """
     subject = Subject(table, need, split)
     with ThreadPoolExecutor(_THREADS) as pool:
@@ -61,8 +63,8 @@ def check_table(
         found = [finding for findings in done for finding in findings]
     if allow_outside_root:
         found = [finding for finding in found if finding.code != "path-outside-root"]
-    if files:
-        found += check_files(subject, allow_outside_root=allow_outside_root)
+    if files and not table.files_are_there:
+        found += check_files(subject, allow_outside_root=allow_outside_root, on_progress=on_progress)
     return in_order(found)
 
 

@@ -10,12 +10,34 @@ from numpy.typing import NDArray
 
 from metricli.reports import Finding
 
+
+class Tally:
+    """As much of many rows as a finding says: how many there are, and the first."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.first: NDArray[np.int64] = np.empty(0, dtype=np.int64)
+
+    def add(self, rows: NDArray[np.int64]) -> None:
+        """Further rows, ascending; calls may come in any order."""
+        self.count += len(rows)
+        self.first = np.sort(np.concatenate([self.first, rows[: Finding.MAX_ROWS]]))[: Finding.MAX_ROWS]
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, shown: slice) -> NDArray[np.int64]:
+        return self.first[shown]
+
+
 Rows0 = NDArray[np.int64]
 """0-based rows of a table, ascending."""
+Said = Rows0 | Tally
+"""Rows that are counted and of which the first are named."""
 
 
 def finding(
-    severity: Literal["error", "warning"], code: str, rows: Rows0, message: str, *, count: int | None = None
+    severity: Literal["error", "warning"], code: str, rows: Said, message: str, *, count: int | None = None
 ) -> Finding:
     """A finding about 0-based `rows`; `count` is their number unless something else is counted."""
     first = [int(row) + 1 for row in rows[: Finding.MAX_ROWS]]
@@ -29,13 +51,13 @@ def counted(number: int, noun: str, verbs: tuple[str, str] | None = None) -> str
     return words if verbs is None else f"{words} {verbs[number != 1]}"
 
 
-def say_rows(rows: Rows0) -> str:
+def say_rows(rows: Said) -> str:
     """`row 4, 9, 12`, and how many more after the tenth."""
     first = rows[: Finding.MAX_ROWS]
     return f"row {', '.join(str(int(row) + 1) for row in first)}{_more(len(rows), 'more')}"
 
 
-def say_values(rows: Rows0, values: Sequence[str]) -> str:
+def say_values(rows: Said, values: Sequence[str]) -> str:
     """`'tset' (row 4, 9), 'val' (row 12)`; `values` belong to the first rows, in order."""
     of_value: dict[str, list[int]] = {}
     for row, value in zip(rows[: Finding.MAX_ROWS], values, strict=False):

@@ -19,7 +19,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.csv as pa_csv
 import pyarrow.parquet as pa_parquet
-from numpy.typing import NDArray
 
 from metricli.errors import DataError
 
@@ -59,23 +58,24 @@ def nearest(word: str, known: Iterable[str]) -> str | None:
     return by_lower[match[0]] if match else None
 
 
-def read_columns(path: Path) -> tuple[list[str], dict[str, Any]]:
-    """The header of a table and those of its columns that metricli knows, as chunked arrays of strings.
+def read_columns(path: Path, wanted: Sequence[str] = COLUMNS) -> tuple[list[str], dict[str, Any]]:
+    """The header of a table and those of its columns that are wanted, as chunked arrays of strings.
+
+    The file is read piece by piece, so memory holds the columns and little else.
 
     Raises:
         DataError: no such file, not UTF-8, not a table, ragged, a repeated column, or no rows.
     """
     try:
         with pa.OSFile(str(path)) as file:
-            data = file.read_buffer()
+            head = file.read(8)
     except (OSError, ValueError) as error:
         raise _cannot_open(path, error) from error
-    head = bytes(data[:8])
     for magic, (what, hint) in _FOREIGN.items():
         if head.startswith(magic):
             raise DataError(f"{path} is {what}, not a CSV or parquet table", hint=hint)
     is_parquet = head.startswith(b"PAR1") or path.suffix.lower() == ".parquet"
-    header, columns = _read_parquet(path, data) if is_parquet else _read_csv(path, data)
+    header, columns = (_read_parquet if is_parquet else _read_csv)(path, wanted)
     if not len(next(iter(columns.values()), ())) and any(name in COLUMNS for name in header):
         raise DataError(f"{path}: the table has no rows", hint="below the header, one line for each image")
     return header, columns
@@ -101,53 +101,59 @@ def _cannot_open(path: Path, error: Exception) -> DataError:
     return DataError(f"no such table: {path}", hint=hint)
 
 
-def _read_csv(path: Path, data: Any) -> tuple[list[str], dict[str, Any]]:
-    array = np.frombuffer(data, dtype=np.int8)
-    lowest, quoted = _scan(array)
-    if len(array) == 0 or (len(array) < 4096 and not bytes(data).removeprefix(b"\xef\xbb\xbf").strip()):
-        raise DataError(
-            f"{path} is empty", hint="expected a header such as label,path,split and a line for each image"
-        )
-    if lowest <= 0 and not array.all():
-        at = int(np.flatnonzero(array == 0)[0])
-        message = f"{path} has a NUL byte at byte {at}, {_line_of(data, at)}: it is not a text file"
-        raise DataError(message, hint="save the table as CSV (UTF-8) or parquet")
-    header = _csv_header(path, data)
+def _read_csv(path: Path, wanted: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
+    lowest, quoted = _scan(path)
+    header = _csv_header(path)
+    convert = pa_csv.ConvertOptions(
+        column_types=dict.fromkeys(COLUMNS, pa.string()),
+        include_columns=[name for name in header if name in wanted],
+        strings_can_be_null=False,
+        check_utf8=lowest < 0,
+    )
+    parse = pa_csv.ParseOptions(quote_char='"' if quoted else False, newlines_in_values=quoted)
     try:
-        table = pa_csv.read_csv(
-            pa.BufferReader(data),
-            read_options=pa_csv.ReadOptions(block_size=_BLOCK),
-            parse_options=pa_csv.ParseOptions(quote_char='"' if quoted else False, newlines_in_values=quoted),
-            convert_options=pa_csv.ConvertOptions(
-                column_types=dict.fromkeys(COLUMNS, pa.string()),
-                include_columns=[name for name in header if name in COLUMNS],
-                strings_can_be_null=False,
-                check_utf8=lowest < 0,
-            ),
-        )
+        with pa.OSFile(str(path)) as file:  # a name would have its suffix taken for a compression
+            read = pa_csv.ReadOptions(block_size=_BLOCK)
+            table = pa_csv.read_csv(file, read_options=read, parse_options=parse, convert_options=convert)
     except pa.ArrowInvalid as error:
-        raise _csv_problem(path, bytes(data), header, error) from error
+        raise _csv_problem(path, path.read_bytes(), header, error) from error
     return header, {name: table.column(name) for name in table.column_names if name in COLUMNS}
 
 
-def _scan(data: NDArray[np.int8]) -> tuple[int, bool]:
-    """The lowest byte, negative beyond ASCII, and whether there is a quote; a piece at a time in cache."""
-    lowest, quoted = 127, False
-    for at in range(0, len(data), _PIECE):
-        piece = data[at : at + _PIECE]
-        lowest = min(lowest, int(piece.min()))
-        quoted = quoted or bool((piece == ord('"')).any())
+def _scan(path: Path) -> tuple[int, bool]:
+    """The lowest byte, negative beyond ASCII, and whether there is a quote; a piece at a time in cache.
+
+    Raises:
+        DataError: there is nothing in the file, or a NUL byte.
+    """
+    lowest, quoted, size = 127, False, 0
+    buffer = np.empty(_PIECE, dtype=np.int8)
+    with path.open("rb", buffering=0) as file:
+        while count := file.readinto(buffer.data):
+            piece = buffer[:count]
+            lowest = min(lowest, int(piece.min()))
+            quoted = quoted or bool((piece == ord('"')).any())
+            if lowest <= 0 and not piece.all():
+                at = size + int(np.flatnonzero(piece == 0)[0])
+                line = _line_of(path.read_bytes(), at)
+                message = f"{path} has a NUL byte at byte {at}, {line}: it is not a text file"
+                raise DataError(message, hint="save the table as CSV (UTF-8) or parquet")
+            size += count
+    if size == 0 or (size < 4096 and not path.read_bytes().removeprefix(b"\xef\xbb\xbf").strip()):
+        raise DataError(
+            f"{path} is empty", hint="expected a header such as label,path,split and a line for each image"
+        )
     return lowest, quoted
 
 
-def _csv_header(path: Path, data: Any) -> list[str]:
-    first = bytes(data[: 1 << 20])
+def _csv_header(path: Path) -> list[str]:
+    with path.open("rb") as file:
+        first = file.read(1 << 20)
+        is_all = not file.read(1)
     try:
-        lines = first.removeprefix(b"\xef\xbb\xbf").decode(
-            "utf-8", errors="strict" if len(first) == len(data) else "ignore"
-        )
+        lines = first.removeprefix(b"\xef\xbb\xbf").decode("utf-8", errors="strict" if is_all else "ignore")
     except UnicodeDecodeError:
-        raise _not_utf8(path, bytes(data)) from None
+        raise _not_utf8(path, first) from None
     header = next((row for row in csv.reader(io.StringIO(lines, newline="")) if row), [])
     if len(header) == 1:
         for separator, name in _SEPARATORS.items():
@@ -205,12 +211,12 @@ def _short(text: str, length: int = 120) -> str:
     return text if len(text) <= length else text[: length - 1] + "…"
 
 
-def _read_parquet(path: Path, data: Any) -> tuple[list[str], dict[str, Any]]:
+def _read_parquet(path: Path, wanted: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
     try:
-        file = pa_parquet.ParquetFile(pa.BufferReader(data))
-        header = list(file.schema_arrow.names)
-        _refuse_repeated(path, header)
-        table = file.read(columns=[name for name in header if name in COLUMNS])
+        with pa_parquet.ParquetFile(path) as file:
+            header = list(file.schema_arrow.names)
+            _refuse_repeated(path, header)
+            table = file.read(columns=[name for name in header if name in wanted])
     except (pa.ArrowException, OSError) as error:
         reason = _short(str(error).splitlines()[0])
         raise DataError(

@@ -8,8 +8,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from metricli.data.phrases import Rows0, counted, finding, say_rows, say_values
-from metricli.data.strings import EMPTY_HASH, hash_tails, hash_text, repeats
+from metricli.data.phrases import Rows0, Said, Tally, counted, finding, say_rows, say_values
+from metricli.data.repeated import later_rows
+from metricli.data.strings import EMPTY_HASH, Chunk, hash_chunk, hash_tails, hash_text, mix, repeats
 from metricli.data.subject import Subject
 from metricli.reports import Finding
 
@@ -69,6 +70,9 @@ def check_paths_repeated(subject: Subject) -> Iterator[Finding]:
     Boxes tell objects of an image apart.
     """
     column = subject.column("path")
+    if subject.need == "predict":
+        yield from _predicted_again(subject)
+        return
     rows = repeats(hash_tails(column))
     if len(rows):
         rows = rows[repeats(hash_text(column)[rows])]
@@ -82,16 +86,35 @@ def check_paths_repeated(subject: Subject) -> Iterator[Finding]:
     sides = [] if boxes is None else ["left", "top", "right", "bottom"]
     for i, side in enumerate(sides):
         again[side] = boxes[rows, i]  # type: ignore[index]
-    repeated = _rows(again.duplicated())
+    yield from _duplicates(_rows(again.duplicated()))
+    yield from _finds_itself(subject, again, ["path", *sides])
+    yield from _contradictions(subject, again, ["path", *sides], "label", "path-with-two-labels")
+    yield from _contradictions(subject, again, ["path"], "split", "path-in-two-splits")
+
+
+def _duplicates(repeated: Said) -> Iterator[Finding]:
     if len(repeated):
         what = f"{counted(len(repeated), 'row', ('repeats', 'repeat'))} an earlier row"
         message = f"{what} ({say_rows(repeated)}): remove"
         yield finding("warning", "duplicate-row", repeated, message)
-    if subject.need == "predict":
-        return
-    yield from _finds_itself(subject, again, ["path", *sides])
-    yield from _contradictions(subject, again, ["path", *sides], "label", "path-with-two-labels")
-    yield from _contradictions(subject, again, ["path"], "split", "path-in-two-splits")
+
+
+def _predicted_again(subject: Subject) -> Iterator[Finding]:
+    """`duplicate-row` by the hashes of paths and boxes alone, for tables of any length."""
+    boxes = subject.table.boxes.values
+
+    def hashes(start: int, chunk: Chunk) -> NDArray[np.uint64]:
+        found = hash_chunk(chunk)
+        if boxes is not None:
+            sides = boxes[start : start + len(found)].astype(np.int64).view(np.uint64)
+            for side in range(4):
+                found = mix(found, sides[:, side].copy())
+        return found
+
+    repeated = Tally()
+    for rows in later_rows(subject.column("path"), hashes):
+        repeated.add(rows)
+    yield from _duplicates(repeated)
 
 
 def _finds_itself(subject: Subject, again: pd.DataFrame, keys: list[str]) -> Iterator[Finding]:

@@ -7,7 +7,7 @@ million share a hash has a chance of about 3e-8, so hashes only ever select rows
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from typing import Any, TypeVar
 
@@ -15,6 +15,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pa_compute
 from numpy.typing import NDArray
+
+from metricli.data.texts import taken
 
 EMPTY_HASH = np.uint64(0)
 """The hash of the empty string, and of no other in practice."""
@@ -70,15 +72,23 @@ class Chunk:
         return self.words(self.starts) & _MASKS.take(self.lengths, mode="clip")
 
 
+def pieces_of(column: Any) -> Iterator[tuple[int, Any]]:
+    """A chunked array in pieces that follow on each other, each with its first row."""
+    start = 0
+    for chunk in column.chunks:
+        for at in range(0, len(chunk), _PIECE):
+            yield start + at, chunk.slice(at, _PIECE)
+        start += len(chunk)
+
+
 def on_chunks(work: Callable[[Chunk], _T], column: Any) -> list[_T]:
     """`work` on a chunked array of strings, piece by piece."""
-    pieces = [chunk.slice(at, _PIECE) for chunk in column.chunks for at in range(0, len(chunk), _PIECE)]
-    return [work(Chunk(piece)) for piece in pieces]
+    return [work(Chunk(piece)) for _, piece in pieces_of(column)]
 
 
 def hash_text(column: Any) -> NDArray[np.uint64]:
     """A 64-bit hash (N,) of each string of a chunked array; the empty string has `EMPTY_HASH`."""
-    parts = on_chunks(_hash_chunk, column)
+    parts = on_chunks(hash_chunk, column)
     return np.concatenate(parts) if parts else np.empty(0, dtype=np.uint64)
 
 
@@ -97,12 +107,13 @@ def hash_tails(column: Any) -> NDArray[np.uint64]:
         words = Chunk(chunk).data.view(_LITTLE_WORD).reshape(-1, width // 8)
         hashes = np.zeros(len(chunk), dtype=np.uint64)
         for i in range(width // 8):
-            hashes = _mix(hashes, words[:, i].copy())
+            hashes = mix(hashes, words[:, i].copy())
         parts.append(hashes)
     return np.concatenate(parts)
 
 
-def _mix(hashes: NDArray[np.uint64], words: NDArray[np.uint64]) -> NDArray[np.uint64]:
+def mix(hashes: NDArray[np.uint64], words: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Hashes (N,) that take in another word each; `words` are overwritten."""
     words ^= hashes
     words *= _FIRST
     words ^= words >> _SHIFT
@@ -111,18 +122,19 @@ def _mix(hashes: NDArray[np.uint64], words: NDArray[np.uint64]) -> NDArray[np.ui
     return words
 
 
-def _hash_chunk(chunk: Chunk) -> NDArray[np.uint64]:
+def hash_chunk(chunk: Chunk) -> NDArray[np.uint64]:
+    """A hash (N,) of each string of a piece, as `hash_text` has it."""
     starts, lengths = chunk.starts, chunk.lengths
     longest, shortest = int(lengths.max()), int(lengths.min())
-    hashes = _mix(lengths.astype(np.uint64) + _FIRST, chunk.heads())  # not 0, which is the hash of ""
+    hashes = mix(lengths.astype(np.uint64) + _FIRST, chunk.heads())  # not 0, which is the hash of ""
     # Further words; the last 8 bytes may overlap the word before, so that there is nothing to mask.
     for done in range(8, longest, 8):
         if done < shortest:
-            hashes = _mix(hashes, chunk.words(starts + np.minimum(done, lengths - 8)))
+            hashes = mix(hashes, chunk.words(starts + np.minimum(done, lengths - 8)))
         else:
             rows = np.flatnonzero(lengths > done)
             at = starts[rows] + np.minimum(done, lengths[rows] - 8)
-            hashes[rows] = _mix(hashes[rows], chunk.words(at))
+            hashes[rows] = mix(hashes[rows], chunk.words(at))
     hashes[lengths == 0] = EMPTY_HASH
     return hashes
 
@@ -157,14 +169,17 @@ def _as_word(text: bytes) -> np.uint64:
 
 def empty_rows(column: Any) -> NDArray[np.int64]:
     """0-based rows whose string is empty."""
-    parts = on_chunks(lambda chunk: chunk.lengths == 0, column)
-    return np.flatnonzero(np.concatenate(parts)) if parts else np.empty(0, dtype=np.int64)
+    return _rows_of(lambda chunk: chunk.lengths == 0, column)
 
 
 def spaced_rows(column: Any) -> NDArray[np.int64]:
     """0-based rows whose string begins or ends with a space, a tab or a line break."""
-    parts = on_chunks(_is_spaced, column)
-    return np.flatnonzero(np.concatenate(parts)) if parts else np.empty(0, dtype=np.int64)
+    return _rows_of(_is_spaced, column)
+
+
+def _rows_of(is_one: Callable[[Chunk], NDArray[np.bool_]], column: Any) -> NDArray[np.int64]:
+    parts = [start + np.flatnonzero(is_one(Chunk(piece))) for start, piece in pieces_of(column)]
+    return np.concatenate(parts) if parts else np.empty(0, dtype=np.int64)
 
 
 def _is_spaced(chunk: Chunk) -> NDArray[np.bool_]:
@@ -178,8 +193,8 @@ def _is_spaced(chunk: Chunk) -> NDArray[np.bool_]:
 
 def values_at(column: Any, rows: NDArray[Any] | Sequence[int]) -> list[str]:
     """The strings of a chunked array at these few 0-based rows."""
-    taken: list[str] = column.take(pa.array(np.asarray(rows, dtype=np.int64))).to_pylist()
-    return taken
+    found: list[str] = taken(column, np.asarray(rows, dtype=np.int64)).tolist()
+    return found
 
 
 def groups(hashes: NDArray[np.uint64]) -> tuple[NDArray[np.int64], int]:

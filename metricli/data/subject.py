@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from metricli.data.phrases import Rows0
+from metricli.data.phrases import Said
 from metricli.data.strings import groups, hash_text, values_at
 from metricli.data.table import Need, Table
 from metricli.reports import Finding
@@ -40,7 +40,7 @@ class Subject:
         inside = self.table.in_split(self.split)
         return inside & ~self.table.ignored if self.has("ignore") else inside
 
-    def first(self, name: str, rows: Rows0) -> list[str]:
+    def first(self, name: str, rows: Said) -> list[str]:
         """The values of a column at the first of these rows, as many as are shown."""
         return values_at(self.table.text[name], rows[: Finding.MAX_ROWS])
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -10,14 +9,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import pyarrow as pa
+import pyarrow.compute as pa_compute
 from numpy.typing import NDArray
 
 from metricli.data.boxes import Boxes
 from metricli.data.facts import TableFacts
+from metricli.data.folders import list_images
 from metricli.data.images import IMAGE_SUFFIXES
 from metricli.data.reading import BOX_COLUMNS, COLUMNS, nearest, read_columns
 from metricli.data.strings import match_words
+from metricli.data.texts import Texts
 from metricli.errors import DataError
 
 Need = Literal["train", "evaluate", "predict"]
@@ -27,37 +28,85 @@ REQUIRED: dict[str, tuple[str, ...]] = {
     "evaluate": ("label", "path", "split", "is_query", "is_gallery"),
     "predict": ("path",),
 }
+_OF_PREDICTING = ("path", "label", "split", *BOX_COLUMNS)
+"""The columns that predicting has a use for; ten million rows of others are not kept."""
 _FLAGS = ("", "True", "False", "true", "false", "TRUE", "FALSE", "1", "0", "1.0", "0.0")
 _FLAG_VALUES = np.array([-1, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, -2], dtype=np.int8)
 FLAG_EMPTY, FLAG_BAD = -1, -2
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Rows:
-    """One split of a table as arrays, in table order; N rows."""
+    """One split of a table, in table order; N rows, whose columns are made when asked for.
 
-    root: Path
-    index: NDArray[np.int64]
-    """(N,) 0-based rows of the table."""
-    paths: NDArray[Any]
-    """(N,) str, as written."""
-    labels: NDArray[Any]
-    """(N,) str."""
-    categories: NDArray[Any]
-    """(N,) str, "" for none."""
-    sequences: NDArray[Any]
-    """(N,) str, "" for none."""
-    is_query: NDArray[np.bool_]
-    """(N,) false on ignored rows."""
-    is_gallery: NDArray[np.bool_]
-    """(N,) false on ignored rows."""
-    ignored: NDArray[np.bool_]
-    """(N,) junk: neither judged nor found."""
-    boxes: NDArray[np.int32] | None
-    """(N, 4) left, top, right, bottom in pixels, -1 for none; None if no row of the table has a box."""
+    Predicting asks for paths and labels a few at a time, and so takes no memory but the table's.
+    """
+
+    table: Table = field(repr=False)
+    places: NDArray[np.int64] | None = None
+    """(N,) 0-based rows of the table; None for all."""
 
     def __len__(self) -> int:
-        return len(self.index)
+        return len(self.table) if self.places is None else len(self.places)
+
+    @property
+    def root(self) -> Path:
+        """Where relative paths start."""
+        return self.table.root
+
+    @cached_property
+    def index(self) -> NDArray[np.int64]:
+        """(N,) 0-based rows of the table."""
+        return np.arange(len(self)) if self.places is None else self.places
+
+    @cached_property
+    def paths(self) -> Texts:
+        """(N,) as written."""
+        return self.table.texts("path", self.places)
+
+    @cached_property
+    def labels(self) -> Texts:
+        """(N,) as written, "" without a column."""
+        return self.table.texts("label", self.places)
+
+    @cached_property
+    def categories(self) -> NDArray[Any]:
+        """(N,) str, "" for none."""
+        categories: NDArray[Any] = self._taken(self.table.strings("category"))
+        return categories
+
+    @cached_property
+    def sequences(self) -> NDArray[Any]:
+        """(N,) str, "" for none."""
+        sequences: NDArray[Any] = self._taken(self.table.strings("sequence"))
+        return sequences
+
+    @cached_property
+    def is_query(self) -> NDArray[np.bool_]:
+        """(N,) false on ignored rows."""
+        asked: NDArray[np.bool_] = self._taken(self.table.flags("is_query")) == 1
+        return asked & ~self.ignored
+
+    @cached_property
+    def is_gallery(self) -> NDArray[np.bool_]:
+        """(N,) false on ignored rows."""
+        offered: NDArray[np.bool_] = self._taken(self.table.flags("is_gallery")) == 1
+        return offered & ~self.ignored
+
+    @cached_property
+    def ignored(self) -> NDArray[np.bool_]:
+        """(N,) junk: neither judged nor found."""
+        ignored: NDArray[np.bool_] = self._taken(self.table.ignored)
+        return ignored
+
+    @cached_property
+    def boxes(self) -> NDArray[np.int32] | None:
+        """(N, 4) left, top, right, bottom in pixels, -1 for none; None if no row of the table has a box."""
+        boxes = self.table.boxes.values
+        return None if boxes is None else self._taken(boxes)
+
+    def _taken(self, column: NDArray[Any]) -> Any:
+        return column if self.places is None else column[self.places]
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,6 +122,8 @@ class Table:
     text: dict[str, Any] = field(repr=False)
     """Known column -> chunked array of strings; a column that the file lacks is not in it."""
     rows: int
+    files_are_there: bool = False
+    """Every path was listed just now and is no link, so that no file has to be looked for."""
 
     @property
     def columns(self) -> frozenset[str]:
@@ -82,23 +133,30 @@ class Table:
     def __len__(self) -> int:
         return self.rows
 
+    def texts(self, name: str, places: NDArray[np.int64] | None = None) -> Texts:
+        """A text column at some rows, or all, with no Python string for each; "" where the file has none."""
+        return Texts(self._text(name), self.rows, places, repeated=name != "path")
+
     def strings(self, name: str) -> NDArray[Any]:
         """A text column (N,) as Python strings, equal ones shared; "" where the file has none."""
-        if name not in self.text:
-            return np.full(self.rows, "", dtype=object)
         if name == "path":
-            paths: NDArray[Any] = self.text[name].to_numpy()
-            return paths
+            return np.asarray(self.texts(name))
         codes, words = self.codes(name)
         return words[codes]
+
+    def _text(self, name: str) -> Any:
+        """A column, or None where the file has none."""
+        if name in self.header and name not in self.text:
+            raise LookupError(f"the column {name!r} was not read, because predicting has no use for it")
+        return self.text.get(name)
 
     def codes(self, name: str) -> tuple[NDArray[np.int32], NDArray[Any]]:
         """A text column as (N,) places in its distinct words, which stand in order of first appearance."""
         cache = self._codes
         if name not in cache:
-            if name in self.text:
-                coded = self.text[name].combine_chunks().dictionary_encode()
-                coded = coded.combine_chunks() if isinstance(coded, pa.ChunkedArray) else coded
+            column = self._text(name)
+            if column is not None:
+                coded = column.dictionary_encode().combine_chunks()
                 words = np.array(coded.dictionary.to_pylist(), dtype=object)
                 cache[name] = (coded.indices.to_numpy(zero_copy_only=False), words)
             else:
@@ -116,8 +174,9 @@ class Table:
     def flags(self, name: str) -> NDArray[np.int8]:
         """A column of flags (N,): 1 true, 0 false, `FLAG_EMPTY`, or `FLAG_BAD` for other words."""
         if name not in self._flags:
-            if name in self.text:
-                self._flags[name] = _FLAG_VALUES[match_words(self.text[name], _FLAGS)]
+            column = self._text(name)
+            if column is not None:
+                self._flags[name] = _FLAG_VALUES[match_words(column, _FLAGS)]
             else:
                 self._flags[name] = np.full(self.rows, FLAG_EMPTY, dtype=np.int8)
         return self._flags[name]
@@ -147,26 +206,14 @@ class Table:
         if name in ("train", "validation"):
             known: NDArray[np.bool_] = self.split_codes == ("train", "validation").index(name)
             return known
-        codes, words = self.codes("split")
-        inside: NDArray[np.bool_] = (words == name)[codes]
+        if "split" not in self.text:
+            return np.full(self.rows, name == "", dtype=bool)
+        inside: NDArray[np.bool_] = pa_compute.equal(self.text["split"], name).to_numpy()
         return inside
 
     def split(self, name: str) -> Rows:
-        """The rows of one split ("all" for every row) as arrays, in table order; 0 rows if none."""
-        inside = np.flatnonzero(self.in_split(name))
-        boxes = self.boxes.values
-        return Rows(
-            root=self.root,
-            index=inside,
-            paths=self.strings("path")[inside],
-            labels=self.strings("label")[inside],
-            categories=self.strings("category")[inside],
-            sequences=self.strings("sequence")[inside],
-            is_query=(self.flags("is_query")[inside] == 1) & ~self.ignored[inside],
-            is_gallery=(self.flags("is_gallery")[inside] == 1) & ~self.ignored[inside],
-            ignored=self.ignored[inside],
-            boxes=None if boxes is None else boxes[inside],
-        )
+        """The rows of one split ("all" for every row), in table order; 0 rows if none."""
+        return Rows(self, None if name == "all" else np.flatnonzero(self.in_split(name)))
 
     def facts(self, split: str = "validation") -> TableFacts:
         """What a plugin's spec check may know of this table, `split` being judged; see `TableFacts`."""
@@ -210,7 +257,7 @@ def read_table(path: str | Path, *, root: str | Path | None = None, need: Need =
         DataError: the file is missing or unreadable, has no rows, or lacks a column that `need` requires.
     """
     source = Path(path)
-    header, text = read_columns(source)
+    header, text = read_columns(source, _OF_PREDICTING if need == "predict" else COLUMNS)
     missing = [name for name in REQUIRED[need] if name not in header]
     if missing:
         raise _missing_columns(source, header, missing)
@@ -234,32 +281,15 @@ def folder_table(folder: str | Path) -> tuple[Table, dict[str, int]]:
     Paths are relative, with forward slashes, sorted as text. Linked folders are not entered.
 
     Raises:
-        DataError: no such folder, or no images in it.
+        DataError: no such folder, no images in it, or a folder in it that cannot be read.
     """
     root = Path(folder)
     if not root.is_dir():
         what = "is a file, expected a folder of images" if root.exists() else "does not exist"
         raise DataError(f"{root} {what}", hint="check the path")
-    paths: list[str] = []
-    others: dict[str, int] = {}
-    for place, _, names in os.walk(root):
-        inside = Path(place).relative_to(root)
-        for name in names:
-            suffix = os.path.splitext(name)[1].lower()
-            if suffix in IMAGE_SUFFIXES:
-                paths.append((inside / name).as_posix())
-            else:
-                others[suffix] = others.get(suffix, 0) + 1
-    if not paths:
+    listing = list_images(root)
+    column, others = listing.paths, listing.others
+    if not len(column):
         kinds = ", ".join(sorted(IMAGE_SUFFIXES))
         raise DataError(f"no images in {root}", hint=f"expected files ending in {kinds}")
-    column = _as_column(root, sorted(paths))
-    return Table(root, root, ("path",), {"path": column}, len(paths)), dict(sorted(others.items()))
-
-
-def _as_column(root: Path, paths: list[str]) -> Any:
-    try:
-        return pa.chunked_array([pa.array(paths, pa.string())])
-    except UnicodeEncodeError:
-        odd = next(path for path in paths if path != path.encode(errors="replace").decode())
-        raise DataError(f"the name of {odd!r} in {root} is not UTF-8", hint="rename the file") from None
+    return Table(root, root, ("path",), {"path": column}, len(column), not listing.has_links), others

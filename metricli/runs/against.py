@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -20,13 +20,16 @@ from metricli.runs.comparison import DIGEST, RANKING, compare, require_common, r
 from metricli.runs.context import open_context
 from metricli.runs.directory import find_checkpoint
 from metricli.runs.embedding import embed_rows, images_of, row_loader
-from metricli.runs.evaluate import Evaluation, evaluate_rows
-from metricli.runs.judging import Postprocessor
+from metricli.runs.evaluate import Evaluation
 from metricli.runs.parts import image_dataset, inference_extractor, require_data
 from metricli.runs.per_query import STEM, PerQuery, per_query_of, read_per_query, rows_digest
+from metricli.runs.processes import World
 from metricli.runs.protocol import Judged
 from metricli.runs.saved_features import read_features
 from metricli.specs.validate import ValidateSpec, ValidationSpec
+
+Judge = Callable[..., Evaluation]
+"""`evaluate_rows` with the rules of a validation: it takes what is judged, and perhaps its `images`."""
 
 
 @dataclass(frozen=True)
@@ -128,29 +131,38 @@ def compared(
     protocol: dict[str, Any],
     spec: ValidateSpec,
     table: Table,
-    postprocessors: Sequence[Postprocessor],
+    judge: Judge,
     reporter: Reporter,
+    world: World,
 ) -> Comparison:
-    """An evaluation against another one, which is made first if it is not a saved one.
+    """An evaluation against another one, which `judge` makes first if it is not a saved one.
 
     Raises:
         UsageError: they were judged by other rules.
         DataError: they were judged on other rows.
     """
-    theirs = other.saved
-    if theirs is None:
-        again = _evaluated(other, found, spec, table, postprocessors, reporter)
-        theirs = per_query(again, protocol_document(again, spec.validation))
-    bootstrap = spec.validation.bootstrap
-    comparison = compare(
-        per_query(found, protocol),
-        theirs,
-        ours_name=origin,
-        theirs_name=str(other.path),
-        confidence=bootstrap.confidence,
-        samples=bootstrap.samples,
-    )
-    left_out = [name for name in spec.validation.metrics.names() if name not in found.per_query]
+    again = None
+    if other.saved is None:
+        again = _evaluated(other, found, spec, table, judge, reporter, world)
+
+    def told() -> Comparison:
+        theirs = other.saved
+        if again is not None:
+            theirs = per_query(again, protocol_document(again, spec.validation))
+        assert theirs is not None
+        bootstrap = spec.validation.bootstrap
+        return compare(
+            per_query(found, protocol),
+            theirs,
+            ours_name=origin,
+            theirs_name=str(other.path),
+            confidence=bootstrap.confidence,
+            samples=bootstrap.samples,
+        )
+
+    comparison = world.once(told)
+    computed = metric_names(spec.validation.metrics.model_dump(), "ranking")
+    left_out = [name for name in spec.validation.metrics.names() if name not in computed]
     if not left_out:
         return comparison
     note = f"not compared, for want of a value for each query: {', '.join(left_out)}"
@@ -162,23 +174,17 @@ def _evaluated(
     found: Evaluation,
     spec: ValidateSpec,
     table: Table,
-    postprocessors: Sequence[Postprocessor],
+    judge: Judge,
     reporter: Reporter,
+    world: World,
 ) -> Evaluation:
     """Judge another model or its features on the same rows by the same rules."""
     reporter.say(f"against: {other.path}")
     rows = found.protocol.judged.rows
-    judge = partial(
-        evaluate_rows,
-        validation=spec.validation,
-        reporter=reporter,
-        postprocessors=postprocessors,
-        other=found.protocol.other,
-    )
     if other.best is None:
-        embeddings, readable = read_features(other.path, table, rows)
+        embeddings, readable = read_features(other.path, table, rows, world)
         return judge(Judged(rows, embeddings, readable))
-    block, context = require_data(spec), open_context(spec.compute, reporter)
+    block, context = require_data(spec), open_context(spec.compute, reporter, world=world)
     theirs: ValidateSpec = spec_of(other.best, None, ValidateSpec, {}, ()).spec
     extractor, _ = inference_extractor(theirs, other.best, context)
     dataset = image_dataset(rows, theirs.transforms.eval.build(), block)

@@ -22,6 +22,9 @@ from metricli.specs.validate import InferenceSpec
 
 I = TypeVar("I", bound=InferenceSpec)  # noqa: E741
 
+Saved = tuple[dict[str, Any], dict[str, Any]]
+"""State and meta of a last.ckpt."""
+
 _EXTRACTOR = "extractor."
 
 
@@ -170,7 +173,7 @@ def save_last(path: Path, state: Mapping[str, Any], meta: Mapping[str, Any]) -> 
     )
 
 
-def read_last(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+def read_last(path: Path) -> Saved:
     """The state and meta of a last.ckpt.
 
     Raises:

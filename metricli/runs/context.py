@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import re
 import signal
 import threading
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
+import torch.distributed as dist
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState
 
@@ -21,6 +23,8 @@ from metricli.specs.data import ComputeSpec
 
 Precision = Literal["fp32", "fp16", "bf16", "fp64"]
 SMALL_SET = 2000
+_LOST = re.compile(r"[Cc]onnection (closed|reset|refused)|Broken pipe|Socket closed|gloo|NCCL")
+"""What a collective says in whom another process has died; gloo gives it no type of its own."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +76,8 @@ def open_context(
     accelerator = Accelerator(cpu=device == "cpu", mixed_precision=mixed)
     if accelerator.device.type != device:
         raise UsageError(f"asked for {device}, and Accelerate gives {accelerator.device.type}")
-    if (accelerator.num_processes, accelerator.process_index) != (world.size, world.rank):
+    known_as = (accelerator.num_processes, accelerator.process_index)
+    if world.size > 1 and known_as != (world.size, world.rank):
         known = f"process {accelerator.process_index} of {accelerator.num_processes}"
         raise WorkerError(
             f"this is process {world.rank} of {world.size}, and Accelerate takes it for {known}"
@@ -109,7 +114,7 @@ class StopFlag:
 
 @contextmanager
 def stop_on_signals() -> Iterator[StopFlag]:
-    """SIGINT and SIGTERM set a flag that the loop looks at after each step; a second one acts at once."""
+    """SIGINT and SIGTERM set a flag that the loop looks at after each step; a second signal acts at once."""
     flag = StopFlag()
     if threading.current_thread() is not threading.main_thread():
         yield flag
@@ -118,7 +123,8 @@ def stop_on_signals() -> Iterator[StopFlag]:
 
     def note(signum: int, _frame: Any) -> None:
         flag.signum = signum
-        signal.signal(signum, before[signal.Signals(signum)])
+        for each, handler in before.items():
+            signal.signal(each, handler)
 
     for watched in (signal.SIGINT, signal.SIGTERM):
         before[watched] = signal.signal(watched, note)
@@ -131,11 +137,11 @@ def stop_on_signals() -> Iterator[StopFlag]:
 
 @contextmanager
 def translated_errors() -> Iterator[None]:
-    """Running out of memory or disk, and the death of a worker, as our own errors, whoever noticed it.
+    """Running out of memory or disk, and the death of another process, as our own errors.
 
     Raises:
         ResourceError: in place of torch's or the system's own error.
-        WorkerError: a process that decodes images was killed.
+        WorkerError: a process that decodes images was killed, or the others of the run are gone.
     """
     try:
         yield
@@ -143,12 +149,17 @@ def translated_errors() -> Iterator[None]:
         what = str(error).splitlines()[0] if str(error) else "out of memory"
         raise ResourceError(what, hint="lower the batch size, the image size or the precision") from None
     except RuntimeError as error:
-        if not str(error).startswith("DataLoader worker"):
-            raise
-        raise WorkerError(
-            f"a process that decodes images died: {str(error).splitlines()[0]}",
-            hint="the memory may not suffice; lower num_workers",
-        ) from None
+        said = str(error).splitlines()[0] if str(error) else ""
+        if said.startswith("DataLoader worker"):
+            raise WorkerError(
+                f"a process that decodes images died: {said}",
+                hint="the memory may not suffice; lower num_workers",
+            ) from None
+        if dist.is_initialized() and (isinstance(error, dist.DistError) or _LOST.search(str(error))):
+            lost = WorkerError(f"this process lost the others: {said}", hint="see what they say")
+            lost.lost = True
+            raise lost from None
+        raise
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG):
             raise ResourceError(

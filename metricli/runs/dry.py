@@ -10,14 +10,15 @@ from typing import Any
 import torch
 
 from metricli.components.dataset import Batch, image_loader
-from metricli.reporter import Reporter
+from metricli.reporter import Reporter, SilentReporter
 from metricli.reports import DryRunReport
-from metricli.runs.context import Context, open_context
-from metricli.runs.embed import refuse_bad, refuse_empty
+from metricli.runs.context import Context, choose_device, open_context
+from metricli.runs.embed import refuse_bad, refuse_empty, refuse_missing
 from metricli.runs.judging import built_postprocessors, require_fit, try_postprocessors
 from metricli.runs.learner import Learner, build_learner
 from metricli.runs.parts import image_dataset
 from metricli.runs.probing import resolve_sampler
+from metricli.runs.processes import World, joined
 from metricli.runs.train import open_training_table
 from metricli.runs.trainset import TrainSet, build_train_set
 from metricli.runs.validate import gallery_of
@@ -31,11 +32,17 @@ def dry_run(loaded: Loaded[TrainSpec], reporter: Reporter) -> DryRunReport:
     Raises:
         MetricliError: whatever the real run would stop at so far.
     """
+    compute = loaded.spec.compute
+    with joined(choose_device(compute), compute.gpus) as world:
+        return _dry_run(loaded, reporter if world.is_main else SilentReporter(), world)
+
+
+def _dry_run(loaded: Loaded[TrainSpec], reporter: Reporter, world: World) -> DryRunReport:
     table, warnings = open_training_table(loaded, reporter)
-    loaded = resolve_sampler(loaded, table, reporter, warnings)
+    loaded = resolve_sampler(loaded, table, reporter, warnings, world)
     spec = loaded.spec
     postprocessors = built_postprocessors(spec.validation)
-    context = open_context(spec.compute, reporter, spec.training.precision)
+    context = open_context(spec.compute, reporter, spec.training.precision, world)
     data = build_train_set(spec, table, context)
     learner = build_learner(
         spec,
@@ -46,7 +53,7 @@ def dry_run(loaded: Loaded[TrainSpec], reporter: Reporter) -> DryRunReport:
         paths=data.rows.paths,
     )
     rows, dim = table.split("validation"), int(learner.extractor.dim)  # type: ignore[arg-type]
-    require_fit(spec.validation, dim, gallery_of(spec.validation, table, rows, "validation", reporter))
+    require_fit(spec.validation, dim, gallery_of(spec.validation, table, rows, "validation", reporter, world))
     train_batch = _try_step(spec, data, learner)
     eval_batch: dict[str, Any] = {"images": 0}
     if len(rows):
@@ -80,7 +87,7 @@ def _try_step(spec: TrainSpec, data: TrainSet, learner: Learner) -> dict[str, An
     first = next(iter(data.batches))
     batch: Batch = next(iter(image_loader(data.dataset, [first], num_workers=0)))
     refuse_bad(batch.bad, spec.data)
-    refuse_empty(batch)
+    refuse_missing(batch.missing, batch.bad)
     started = time.monotonic()
     values = learner.step(batch, 0)
     seconds = time.monotonic() - started

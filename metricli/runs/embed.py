@@ -1,8 +1,9 @@
-"""Run an extractor over the rows of a data set, in row order, and hand the embeddings on."""
+"""Run an extractor over rows of a data set, in their order, and hand the embeddings on."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -16,21 +17,48 @@ from metricli.specs.data import DataSpec
 Sink = Callable[[np.ndarray, Tensor], None]
 
 
+class RowNumbers(Protocol):
+    """Row numbers, such as a range: their count, and those from one place to another."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, places: slice, /) -> Sequence[int]: ...
+
+
+class Batches:
+    """Rows in their order, `size` at a time; made as they are asked for."""
+
+    def __init__(self, rows: RowNumbers, size: int) -> None:
+        self.rows = rows
+        self.size = size
+
+    def __len__(self) -> int:
+        return -(-len(self.rows) // self.size)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for start in range(0, len(self.rows), self.size):
+            yield list(self.rows[start : start + self.size])
+
+
 class RowLoader:
-    """Every row of a data set once, in order, in batches; its workers live as long as it does."""
+    """Rows of a data set, all by default, once, in order, in batches; its workers live as long as it does."""
 
     def __init__(
-        self, context: Context, dataset: ImageDataset, *, batch_size: int, num_workers: int | None
+        self,
+        context: Context,
+        dataset: ImageDataset,
+        *,
+        batch_size: int,
+        num_workers: int | None,
+        rows: RowNumbers | None = None,
     ) -> None:
-        rows = range(len(dataset))
         self.dataset = dataset
-        self.batches = [
-            list(rows[start : start + batch_size]) for start in range(0, len(dataset), batch_size)
-        ]
+        self.rows: RowNumbers = range(len(dataset)) if rows is None else rows
+        self.batches = Batches(self.rows, batch_size)
         self.loader = image_loader(
             dataset,
             self.batches,
-            num_workers=context.workers(num_workers, len(dataset)),
+            num_workers=context.workers(num_workers, len(self.rows)),
             pin_memory=context.device.type == "cuda",
         )
 
@@ -52,7 +80,7 @@ def embed(
     skipped: list[int] = []
     was_training = extractor.training
     extractor.eval()
-    context.reporter.begin(name, len(dataset), "image")
+    context.reporter.begin(name, len(rows.rows), "image")
     try:
         with torch.inference_mode():
             for asked, batch in zip(rows.batches, rows.loader, strict=True):
@@ -88,6 +116,18 @@ def refuse_empty(batch: Batch) -> None:
     if len(batch.rows) == 0:
         hint = "`metricli inspect-dataset --deep` lists every image that cannot be read"
         raise DataError(f"no image of a batch can be read: {batch.bad[0][1]}, ...", hint=hint)
+
+
+def refuse_missing(missing: int, bad: list[tuple[int, str]]) -> None:
+    """Stop at a training batch in which nothing can take the place of `missing` bad images.
+
+    Raises:
+        DataError: naming the first bad one.
+    """
+    if missing:
+        places = f"{missing} place{'' if missing == 1 else 's'}"
+        hint = "`metricli inspect-dataset --deep` lists every image that cannot be read"
+        raise DataError(f"no image can be read for {places} of a batch: {bad[0][1]}, ...", hint=hint)
 
 
 def _refuse_non_finite(embeddings: Tensor, rows: Tensor, dataset: ImageDataset) -> None:

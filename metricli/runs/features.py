@@ -1,187 +1,111 @@
-"""Features on disk, written row by row as they come; saved_features.py reads them back."""
+"""Features on disk: a file, its index and its manifest, and their formats; saved_features.py reads them."""
 
 from __future__ import annotations
 
 import csv
 import json
 import os
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from metricli.data.table import Rows
-from metricli.errors import NonFiniteError, ResourceError, UsageError
+from metricli.errors import ResourceError, UsageError
+from metricli.runs.blocks import Blocks
 
 SUFFIXES = (".npy", ".parquet", ".safetensors")
-BLOCK = 4096
+CHUNK = 4096
+"""Rows that are written at a time."""
+INDEX_COLUMNS = ("row", "path", "label", "status")
 _SAFETENSORS_TYPE = {"float32": "F32", "float16": "F16"}
 
 
-class Writer(Protocol):
-    """Takes blocks of rows in order."""
+@dataclass(frozen=True)
+class Layout:
+    """Where the rows of a matrix lie in its file; of a parquet file, in the raw file that it is made from."""
 
-    def write(self, start: int, features: np.ndarray) -> None:
-        """Rows from `start` on."""
+    suffix: str
+    rows: int
+    dim: int
+    dtype: str
 
-    def close(self) -> None:
-        """No more rows."""
+    @property
+    def head(self) -> bytes:
+        """What stands before the first row."""
+        if self.suffix == ".npy":
+            file = BytesIO()
+            descr = np.lib.format.dtype_to_descr(np.dtype(self.dtype))
+            facts = {"descr": descr, "fortran_order": False, "shape": (self.rows, self.dim)}
+            np.lib.format.write_array_header_1_0(file, facts)
+            return file.getvalue()
+        if self.suffix == ".safetensors":
+            offsets = [0, self.rows * self.row_bytes]
+            kind = _SAFETENSORS_TYPE[self.dtype]
+            entry = {"dtype": kind, "shape": [self.rows, self.dim], "data_offsets": offsets}
+            text = json.dumps({"features": entry}).encode()
+            text += b" " * (-len(text) % 8)
+            return len(text).to_bytes(8, "little") + text
+        return b""
 
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of a row."""
+        return self.dim * np.dtype(self.dtype).itemsize
 
-class _NpyWriter:
-    """A .npy file, a header and then rows; not mapped, because a full disk kills whoever writes to a map."""
-
-    def __init__(self, path: Path, shape: tuple[int, int], dtype: str) -> None:
-        self.file = path.open("wb")
-        self.begin(shape, dtype)
-
-    def begin(self, shape: tuple[int, int], dtype: str) -> None:
-        """Write the header."""
-        descr = np.lib.format.dtype_to_descr(np.dtype(dtype))
-        head = {"descr": descr, "fortran_order": False, "shape": shape}
-        np.lib.format.write_array_header_1_0(self.file, head)
-
-    def write(self, _start: int, features: np.ndarray) -> None:
-        self.file.write(features.data)
-
-    def close(self) -> None:
-        self.file.close()
-
-
-class _SafetensorsWriter(_NpyWriter):
-    def begin(self, shape: tuple[int, int], dtype: str) -> None:
-        """Write the header."""
-        size = int(np.prod(shape)) * np.dtype(dtype).itemsize
-        entry = {"dtype": _SAFETENSORS_TYPE[dtype], "shape": list(shape), "data_offsets": [0, size]}
-        head = json.dumps({"features": entry}).encode()
-        head += b" " * (-len(head) % 8)
-        self.file.write(len(head).to_bytes(8, "little") + head)
+    @property
+    def size(self) -> int:
+        """Bytes of the file."""
+        return len(self.head) + self.rows * self.row_bytes
 
 
-class _ParquetWriter:
-    """A .parquet file with `row`, `path`, `label` and a fixed-size list `features`."""
-
-    def __init__(self, path: Path, shape: tuple[int, int], dtype: str, rows: Rows) -> None:
-        self.rows = rows
-        self.kind = pa.list_(pa.from_numpy_dtype(np.dtype(dtype)), shape[1])
-        fields = [("row", pa.int64()), ("path", pa.string()), ("label", pa.string()), ("features", self.kind)]
-        self.file = pq.ParquetWriter(path, pa.schema(fields))
-
-    def write(self, start: int, features: np.ndarray) -> None:
-        stop = start + len(features)
-        values = pa.array(features.reshape(-1))
-        columns = [
-            pa.array(range(start, stop)),
-            pa.array(self.rows.paths[start:stop].tolist(), pa.string()),
-            pa.array(self.rows.labels[start:stop].tolist(), pa.string()),
-            pa.FixedSizeListArray.from_arrays(values, type=self.kind),
+def index_lines(rows: Rows, span: Blocks, skipped: frozenset[int]) -> Iterator[list[list[Any]]]:
+    """The index of some rows of a table, `CHUNK` lines at a time: row, path, label, status."""
+    for start in range(span.start, span.stop, CHUNK):
+        stop = min(start + CHUNK, span.stop)
+        paths, labels = rows.paths[start:stop].tolist(), rows.labels[start:stop].tolist()
+        yield [
+            [row, path, label, "skipped" if row in skipped else "ok"]
+            for row, path, label in zip(range(start, stop), paths, labels, strict=True)
         ]
-        self.file.write_table(pa.table(columns, schema=self.file.schema))
-
-    def close(self) -> None:
-        self.file.close()
 
 
-class FeatureFile:
-    """`OUT`, its index and its manifest, written beside themselves and put in place together at the end.
+def write_index(path: Path, chunks: Iterator[list[list[Any]]]) -> None:
+    """A CSV file of index lines."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(INDEX_COLUMNS)
+        for lines in chunks:
+            writer.writerows(lines)
 
-    Rows come in order, in blocks of any size. A row that is never written is NaN with status "skipped".
-    """
 
-    def __init__(self, out: Path, rows: Rows, dtype: str) -> None:
-        self.out = out
-        self.rows = rows
-        self.dtype = dtype
-        self.index, self.manifest = beside(out)
-        self.dim = 0
-        self._writer: Writer | None = None
-        self._block: np.ndarray = np.empty((0, 0))
-        self._start = 0
-        self._filled = 0
-        check_out(out)
+def write_manifest(path: Path, out: Path, layout: Layout, skipped: int, facts: Mapping[str, Any]) -> None:
+    """What the file is, as JSON."""
+    shape = {"rows": layout.rows, "dim": layout.dim, "dtype": layout.dtype}
+    document = {"out": out.name, **shape, "skipped": skipped, **facts}
+    path.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
 
-    def _part(self, path: Path) -> Path:
-        return path.with_name(path.name + ".part")
 
-    def begin(self, dim: int) -> None:
-        """Open the file for embeddings of `dim` dimensions, at the first of them."""
-        self.dim = dim
-        part, shape = self._part(self.out), (len(self.rows), dim)
-        suffix = self.out.suffix
-        if suffix == ".parquet":
-            self._writer = _ParquetWriter(part, shape, self.dtype, self.rows)
-        else:
-            self._writer = (_NpyWriter if suffix == ".npy" else _SafetensorsWriter)(part, shape, self.dtype)
-        self._block = np.full((min(BLOCK, len(self.rows)), dim), np.nan, dtype=self.dtype)
-
-    def write(self, at: np.ndarray, features: np.ndarray) -> None:
-        """Take finite features (B, D) of the rows `at` (B,), rising; rows passed over stay NaN.
-
-        Raises:
-            NonFiniteError: a value is too large for the type of the file.
-        """
-        with np.errstate(over="ignore"):  # said below, with the path
-            features = features.astype(self.dtype, copy=False)
-        wrong = np.flatnonzero(~np.isfinite(features).all(1))
-        if len(wrong):
-            what = f"the embedding of {str(self.rows.paths[at[wrong[0]]])!r} does not fit {self.dtype}"
-            raise NonFiniteError(what, hint="use --dtype float32" if self.dtype == "float16" else "")
-        while len(at):
-            inside = int(np.searchsorted(at, self._start + len(self._block)))
-            self._block[at[:inside] - self._start] = features[:inside]
-            at, features = at[inside:], features[inside:]
-            if len(at):
-                self._flush()
-
-    def _flush(self) -> None:
-        assert self._writer is not None
-        stop = min(self._start + len(self._block), len(self.rows))
-        self._writer.write(self._start, self._block[: stop - self._start])
-        self._start = stop
-        self._block = np.full_like(self._block, np.nan)
-
-    def finish(self, skipped: Sequence[int], facts: Mapping[str, Any]) -> None:
-        """Write what is left, the index and the manifest, and rename all three into place.
-
-        Raises:
-            ResourceError: the disk is full or the folder went away; nothing of ours stays there.
-        """
-        assert self._writer is not None
-        while self._start < len(self.rows):
-            self._flush()
-        self._writer.close()
-        bad = set(skipped)
-        with self._part(self.index).open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow(["row", "path", "label", "status"])
-            for row, (path, label) in enumerate(zip(self.rows.paths, self.rows.labels, strict=True)):
-                writer.writerow([row, path, label, "skipped" if row in bad else "ok"])
-        document = {
-            "out": self.out.name,
-            "rows": len(self.rows),
-            "dim": self.dim,
-            "dtype": self.dtype,
-            "skipped": len(bad),
-            **facts,
-        }
-        self._part(self.manifest).write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
-        for path in (self.out, self.index, self.manifest):
-            with self._part(path).open("rb+") as handle:
-                os.fsync(handle.fileno())
-        for path in (self.index, self.manifest, self.out):
-            self._part(path).replace(path)
-
-    def discard(self) -> None:
-        """Remove what was begun."""
-        if self._writer is not None:
-            with suppress(OSError, pa.ArrowException):  # what it cannot write is not wanted any more
-                self._writer.close()
-        for path in (self.out, self.index, self.manifest):
-            self._part(path).unlink(missing_ok=True)
+def write_parquet(path: Path, raw: Path, layout: Layout, chunks: Iterator[list[list[Any]]]) -> None:
+    """A .parquet file with `row`, `path`, `label` and a fixed-size list `features`, from the raw rows."""
+    kind = pa.list_(pa.from_numpy_dtype(np.dtype(layout.dtype)), layout.dim)
+    fields = [("row", pa.int64()), ("path", pa.string()), ("label", pa.string()), ("features", kind)]
+    with raw.open("rb") as file, pq.ParquetWriter(path, pa.schema(fields)) as writer:
+        for lines in chunks:
+            numbers, paths, labels, _ = zip(*lines, strict=True)
+            values = np.frombuffer(file.read(len(lines) * layout.row_bytes), layout.dtype)
+            columns = [
+                pa.array(numbers, pa.int64()),
+                pa.array(paths, pa.string()),
+                pa.array(labels, pa.string()),
+                pa.FixedSizeListArray.from_arrays(pa.array(values), type=kind),
+            ]
+            writer.write_table(pa.table(columns, schema=writer.schema))
 
 
 def check_out(out: Path) -> None:
@@ -203,7 +127,7 @@ def check_out(out: Path) -> None:
     probe = out.with_name(f".{out.name}.{os.getpid()}.part")
     try:
         probe.touch()
-        probe.unlink()
+        probe.unlink(missing_ok=True)
     except OSError as error:
         raise ResourceError(f"cannot write in {str(out.parent)!r}: {error.strerror}") from None
 
@@ -213,20 +137,25 @@ def beside(out: Path) -> tuple[Path, Path]:
     return out.with_name(f"{out.stem}.index.csv"), out.with_name(f"{out.stem}.json")
 
 
+def read_manifest(out: Path) -> dict[str, Any] | None:
+    """The manifest beside a features file, if it was written for it."""
+    try:
+        known = json.loads(beside(out)[1].read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    ours = isinstance(known, dict) and "ckpt_sha256" in known and known.get("out") == out.name
+    return known if ours else None
+
+
 def refuse_foreign(out: Path) -> None:
     """Refuse to replace an index or manifest that was not written for `out`.
 
     Raises:
         UsageError: naming the file.
     """
-    index, manifest = beside(out)
-    try:
-        known = json.loads(manifest.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        known = None
-    if isinstance(known, dict) and "ckpt_sha256" in known and known.get("out") == out.name:
+    if read_manifest(out) is not None:
         return
-    for path in (index, manifest):
+    for path in beside(out):
         if path.exists():
             what = f"--out {str(out)!r} would replace {str(path)!r}, which was not written for it"
             raise UsageError(what, hint="give another name, or remove that file")

@@ -13,7 +13,7 @@ from pydantic_core import to_jsonable_python
 
 from metricli.errors import CheckpointError, UsageError
 from metricli.reports import OVERALL, Intervals, Metrics, TrainReport
-from metricli.runs.checkpoints import read_last, save_last
+from metricli.runs.checkpoints import Saved, save_last
 from metricli.runs.directory import RunDirectory
 from metricli.runs.learner import Learner
 from metricli.runs.trainset import TrainSet
@@ -113,14 +113,14 @@ def save(run: RunDirectory, learner: Learner, progress: Progress, data: TrainSet
     save_last(run.last, learner.state(), meta)
 
 
-def restore(run: RunDirectory, learner: Learner, data: TrainSet) -> Progress:
-    """Load last.ckpt into the learner.
+def restore(run: RunDirectory, saved: Saved, learner: Learner, data: TrainSet) -> Progress:
+    """Load what last.ckpt held into the learner.
 
     Raises:
-        CheckpointError: it is damaged, or of other labels or train rows.
+        CheckpointError: it is of other labels or train rows.
         UsageError: the spec is not the one that the run was started with.
     """
-    state, meta = read_last(run.last)
+    state, meta = saved
     refuse_other_spec(meta["spec"], learner.spec, run.path)
     hint = "resume with the table that the run was started with"
     labels = data.labels

@@ -5,7 +5,8 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,18 +15,23 @@ from numpy.typing import NDArray
 from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor, nn
 
+from metricli.components.batch_norm import synchronise_batch_norm
 from metricli.components.dataset import Batch
 from metricli.components.param_groups import parameter_groups
 from metricli.components.stages import Stage, frozen_stages, rest, rest_batch_norm, stages_of
-from metricli.errors import Problem, SpecError
+from metricli.core.gather import broadcast_from_main, gather_rows, mean_gradients, sum_gradients
+from metricli.errors import NonFiniteError, Problem, SpecError
 from metricli.runs.context import Context
-from metricli.runs.non_finite import non_finite
+from metricli.runs.non_finite import non_finite, not_finite
 from metricli.runs.parts import built_extractor, built_loss
-from metricli.runs.stepping import Model, compile_errors, taken
+from metricli.runs.stepping import Model, compile_errors, parts_of, taken
 from metricli.specs.train import TrainSpec
 
 MAX_SKIPPED = 50
 """Steps in a row that fp16's scaler may skip before the run stops; it halves its scale with each."""
+
+_OF_THE_LOSS = 2**32 - 1
+"""In place of a rank: the noise that all processes share."""
 
 
 @dataclass
@@ -46,7 +52,9 @@ class Learner:
         self._optimizer = self.context.accelerator.prepare(self.optimizer)
         training = self.spec.training
         self.embeddings: Tensor | None = None
-        """Those of the latest step (B, D), as the loss had them, detached."""
+        """Those of the latest step (B, D), of all processes, as the loss had them, detached."""
+        self.labels: Tensor | None = None
+        """Their labels (B,), on the device."""
         self.ema: ModelEmaV3 | None = None
         if training.ema is not None:
             options = training.ema
@@ -112,28 +120,33 @@ class Learner:
         )
 
     def step(self, batch: Batch, step: int) -> dict[str, float]:
-        """One optimizer step on a batch; its loss, gradient norm and the loss's stats.
+        """One optimizer step on the global batch, of which `batch` is this process's slice.
+
+        Its loss, gradient norm and the loss's stats come back, the same in every process.
 
         Raises:
             NonFiniteError: the loss or the gradient is NaN or infinite; the weights are as before, while
                 batch norm and a memory bank may have seen the batch: nothing is to be saved after it.
             UsageError: torch cannot compile the extractor.
         """
-        training = self.spec.training
-        torch.manual_seed(_noise_seed(self.spec.seed, step, self.context.accelerator.process_index))
-        images = batch.images.to(self.context.device, self.context.dtype, non_blocking=True)
+        training, context = self.spec.training, self.context
+        torch.manual_seed(_noise_seed(self.spec.seed, step, context.world.rank))
+        images = batch.images.to(context.device, context.dtype, non_blocking=True)
         if training.channels_last:
             images = images.contiguous(memory_format=torch.channels_last)
-        labels = batch.labels.to(self.context.device, non_blocking=True)
+        labels, sizes = self._labels_of_all(batch)
+        self.labels = labels.to(context.device, non_blocking=True)
         self._optimizer.zero_grad()
         with compile_errors() if training.compile else nullcontext():
-            self.embeddings, loss = taken(self._model(), images, labels, training.micro_batch)
+            model, parts = self._model(step, sizes), parts_of(sizes, training.micro_batch)
+            self.embeddings, loss = taken(model, images, self.labels, parts)
+        self._sum_gradients()
         norm = self._gradient_norm()
         measured = {"loss": loss} | ({} if norm is None else {"grad_norm": norm})
         # a miner may pass over such a row, and in fp16 no norm of the gradient tells
         measured["embeddings"] = torch.where(self.embeddings.isfinite().all(), 0.0, torch.nan)
         stats = {k: v for k, v in getattr(self.loss, "stats", {}).items() if k not in measured}
-        values = _on_the_host(measured | stats, self.context.dtype)
+        values = _on_the_host(measured | stats, context.dtype)
         kept = values.pop("embeddings")
         for value, what in (
             (values["loss"], "loss"),
@@ -141,7 +154,7 @@ class Learner:
             (values.get("grad_norm", 0.0), "gradient"),
         ):
             if not np.isfinite(value):
-                raise non_finite(what, step, batch, self.embeddings, self.paths)
+                raise self._non_finite(what, step, batch)
         self._optimizer.step()
         self._refuse_skipping(step, batch)
         if self.ema is not None:
@@ -151,17 +164,51 @@ class Learner:
             self._advance_schedule(step + 1)
         return values
 
-    def _model(self) -> Model:
-        recomputes = self.spec.training.gradient_checkpointing
+    def _labels_of_all(self, batch: Batch) -> tuple[Tensor, list[int]]:
+        """The labels (B,) of the global batch, and how many each process has."""
+        told = self.context.world.gather(batch.labels.numpy())
+        return torch.from_numpy(np.concatenate(told)), [len(labels) for labels in told]
+
+    def _model(self, step: int = 0, sizes: Sequence[int] = ()) -> Model:
         context = self.context
-        return Model(self.extractor, self._forward, self.loss, context.accelerator, context.dtype, recomputes)
+        model = Model(
+            self.extractor,
+            self._forward,
+            partial(self._seeded_loss, step),
+            context.accelerator,
+            context.dtype,
+            self.spec.training.gradient_checkpointing,
+        )
+        return model if context.world.size == 1 else replace(model, gather=partial(gather_rows, sizes=sizes))
+
+    def _seeded_loss(self, step: int, embeddings: Tensor, labels: Tensor) -> Tensor:
+        """The loss, whose random choices (a miner's) are those of the step, in every process the same."""
+        torch.manual_seed(_noise_seed(self.spec.seed, step, _OF_THE_LOSS))
+        loss: Tensor = self.loss(embeddings, labels)
+        return loss
+
+    def _sum_gradients(self) -> None:
+        """Make each process's gradients those of the global batch."""
+        if self.context.world.size > 1:
+            own = {id(parameter) for parameter in self.loss.parameters()}
+            sum_gradients(p for p in self.parameters if id(p) not in own)
+            mean_gradients(p for p in self.parameters if id(p) in own)
+
+    def _non_finite(self, what: str, step: int, batch: Batch) -> NonFiniteError:
+        """The error that names the images of all processes; all of them must be asking."""
+        told = self.context.world.gather((batch.rows.tolist(), not_finite(batch.images)))
+        rows = [row for part, _ in told for row in part]
+        bad = {"pixels": torch.cat([pixels for _, pixels in told])}
+        if self.embeddings is not None:
+            bad["embeddings"] = not_finite(self.embeddings)
+        return non_finite(what, step, rows, bad, self.paths)
 
     def _refuse_skipping(self, step: int, batch: Batch | None = None) -> None:
         """Stop when fp16's scaler has found the gradient not finite so often that it never will be."""
         skipped = bool(getattr(self._optimizer, "step_was_skipped", False))
         self._skipped = self._skipped + 1 if skipped else 0
         if self._skipped >= MAX_SKIPPED:
-            raise non_finite("gradient", step, batch, paths=self.paths if batch is not None else ())
+            raise non_finite("gradient", step) if batch is None else self._non_finite("gradient", step, batch)
 
     def _gradient_norm(self) -> Tensor | None:
         """The gradient's norm, clipped if the spec says so; None in fp16, whose scaler skips bad steps."""
@@ -244,6 +291,8 @@ def build_learner(
     extractor.to(context.device)
     _prepare(extractor, spec, context)
     loss.to(context.device)
+    if context.world.size > 1:
+        _share(extractor, loss, spec, context)
     options = spec.optimizer
     try:
         groups = parameter_groups(
@@ -285,6 +334,16 @@ def _prepare(extractor: nn.Module, spec: TrainSpec, context: Context) -> None:
             raise SpecError("the spec", [Problem("training.gradient_checkpointing", what)]) from None
     if spec.training.freeze_batch_norm and not rest_batch_norm(backbone):
         context.reporter.warn("training.freeze_batch_norm: the backbone has no batch normalisation")
+
+
+def _share(extractor: nn.Module, loss: nn.Module, spec: TrainSpec, context: Context) -> None:
+    """One start and one batch norm for all processes."""
+    broadcast_from_main(extractor)
+    broadcast_from_main(loss)
+    if spec.training.sync_batchnorm:
+        for kind in synchronise_batch_norm(extractor):
+            what = f"{kind} takes its statistics from each process's images alone"
+            context.reporter.warn(f"training.sync_batchnorm: {what}: the results depend on their number")
 
 
 def _on_the_host(values: Mapping[str, Tensor | float], dtype: torch.dtype) -> dict[str, float]:

@@ -55,14 +55,15 @@ class Transcript:
 
 
 class Logs:
-    """Opens the loggers, sends every row to all of them, and closes them."""
+    """Opens the loggers, sends every row to all of them, and closes them; without a run, keeps nothing."""
 
-    def __init__(self, run: RunDirectory, specs: Sequence[LoggerSpec], reporter: Reporter) -> None:
+    def __init__(self, run: RunDirectory | None, specs: Sequence[LoggerSpec], reporter: Reporter) -> None:
         self.run, self.specs, self.reporter = run, specs, reporter
         self.loggers: list[Logger] = []
 
     def __enter__(self) -> Self:
-        self.loggers = [spec.build(run_dir=self.run.path) for spec in self.specs]
+        if self.run is not None:
+            self.loggers = [spec.build(run_dir=self.run.path) for spec in self.specs]
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -71,6 +72,8 @@ class Logs:
 
     def row(self, step: int, epoch: int, split: str, values: Mapping[str, float], category: str = "") -> None:
         """One flat line, and scalars named `split/name` or `split/category/name`."""
+        if self.run is None:
+            return
         place = {"category": category} if category else {}
         self.run.append({"step": step, "epoch": epoch, "split": split, **place, **values})
         prefix = f"{split}/" if category in ("", OVERALL) else f"{split}/{category}/"

@@ -15,6 +15,7 @@ from metricli.data.checks import check_table, require_sound
 from metricli.data.table import Need, Rows, Table, read_table
 from metricli.errors import DataError, UsageError
 from metricli.reporter import Reporter
+from metricli.reports import Finding
 from metricli.runs.checkpoints import BestCheckpoint, replace_data, spec_of
 from metricli.runs.context import Context
 from metricli.specs.data import DataSpec
@@ -27,6 +28,8 @@ from metricli.specs.validate import InferenceSpec
 _UNMATCHED = "query-without-match"
 """A finding that the evaluation itself reports, which knows the gallery in use and what becomes of such
 queries. In training it is said all the same: the evaluation comes an epoch later, and in a dry run never."""
+_MANY = 1_000_000
+"""Rows from which on looking for their images takes seconds."""
 _OF_QUERIES = ("no-queries", _UNMATCHED, "query-finds-itself")
 """Findings that do not concern a table whose gallery alone is searched."""
 
@@ -48,9 +51,8 @@ def open_table(
         DataError: it cannot be read, or has errors.
     """
     table = read_table(data.table, root=data.root, need=need)
-    findings = check_table(
-        table, need=need, files=images, allow_outside_root=data.allow_outside_root, split=split
-    )
+    outside = data.allow_outside_root
+    findings = check_aloud(table, reporter, need=need, files=images, allow_outside_root=outside, split=split)
     dropped = () if queries else _OF_QUERIES
     if need == "evaluate":
         dropped = (*dropped, _UNMATCHED)
@@ -59,6 +61,17 @@ def open_table(
     for message in warnings:
         reporter.warn(message)
     return table, warnings
+
+
+def check_aloud(table: Table, reporter: Reporter, **how: Any) -> list[Finding]:
+    """`check_table`, with its progress where there are many files to look for."""
+    if len(table) < _MANY:
+        return check_table(table, **how)
+    reporter.begin("look for images", len(table), "row")
+    try:
+        return check_table(table, **how, on_progress=reporter.advance)
+    finally:
+        reporter.end()
 
 
 def check_with_table(loaded: Loaded[Any], table: Table, split: str, reporter: Reporter) -> list[str]:

@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import torch
-from accelerate import Accelerator
 
 from metricli.components.dataset import Batch, seeded
 from metricli.data.table import Table
@@ -16,6 +15,7 @@ from metricli.errors import NonFiniteError, Problem, ResourceError, SpecError
 from metricli.reporter import Reporter, SilentReporter
 from metricli.runs.context import Context, choose_device, open_context
 from metricli.runs.learner import Learner, build_learner
+from metricli.runs.processes import ALONE, World
 from metricli.runs.trainset import LabelCodes, code_labels
 from metricli.specs.kinds import SamplerSpec
 from metricli.specs.load import Loaded, check_spec
@@ -28,11 +28,13 @@ USED = 0.9
 
 
 def resolve_sampler(
-    loaded: Loaded[TrainSpec], table: Table, reporter: Reporter, warnings: list[str]
+    loaded: Loaded[TrainSpec], table: Table, reporter: Reporter, warnings: list[str], world: World = ALONE
 ) -> Loaded[TrainSpec]:
     """Replace each "auto" of the sampler by a number and say it; any other spec comes back as it is.
 
-    The spec is checked again with the numbers; warnings that are new are said, and added to `warnings`.
+    Of several processes the main one chooses, a batch that its GPU could take alone: the results do not
+    depend on how many there are. The spec is checked again with the numbers; warnings that are new are said,
+    and added to `warnings`.
 
     Raises:
         ResourceError: not even the smallest batch fits.
@@ -43,10 +45,14 @@ def resolve_sampler(
         return loaded
     codes = code_labels(table)
     probe = Probe(loaded.spec, codes)
-    try:
-        chosen = sampler.resolved(labels=codes.labels, categories=codes.categories, largest_batch=probe)
-    except ValueError as error:
-        raise SpecError("the spec", [Problem("sampler", str(error))]) from None
+
+    def choose() -> SamplerSpec:
+        try:
+            return sampler.resolved(labels=codes.labels, categories=codes.categories, largest_batch=probe)
+        except ValueError as error:
+            raise SpecError("the spec", [Problem("sampler", str(error))]) from None
+
+    chosen = world.once(choose)
     numbers = ", ".join(f"{key} {getattr(chosen, key)}" for key in sampler.open_settings)
     images = chosen.images_per_batch
     size = "" if images is None else f", batches of {images} images"
@@ -113,7 +119,7 @@ class Probe:
             image = spec.transforms.train.build()(torch.randint(256, (3, 256, 256), dtype=torch.uint8))
             found = self._largest(_learner(spec, context, self.codes), image, n_instances, step, most)
             context.accelerator.free_memory()  # it holds the optimizer
-        return agreed(context.accelerator, found)
+        return found
 
     def _largest(self, learner: Learner, image: torch.Tensor, n_instances: int, step: int, most: int) -> int:
         def fits(images: int) -> bool:
@@ -135,13 +141,6 @@ def largest(fits: Callable[[int], bool], *, step: int, most: int) -> int:
             bad = trial
         trial = min(2 * trial, top) if bad > top else (good + bad) // 2
     return good * step
-
-
-def agreed(accelerator: Accelerator, images: int) -> int:
-    """The least of what the processes found."""
-    if accelerator.num_processes == 1:
-        return images
-    return int(accelerator.gather(torch.tensor([images], device=accelerator.device)).min())
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,7 +14,7 @@ import torch
 import torch.distributed as dist
 
 from metricli.errors import MetricliError, UsageError
-from metricli.placement import Placement, placement
+from metricli.placement import Placement, cores, placement
 
 __all__ = ["ALONE", "World", "cores", "joined"]
 
@@ -59,16 +60,12 @@ class World(Placement):
 ALONE = World()
 
 
-def cores() -> int:
-    """CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 @contextmanager
 def joined(device: str, gpus: int = 1) -> Iterator[World]:
     """The world of this process, on `device`; within it the processes can talk to each other.
 
-    Several processes are there if a launcher has set its variables; `gpus` alone starts none.
+    Several processes are there if a launcher has set its variables; `gpus` alone starts none. They stay in
+    touch until they end: to part and meet again at one address is a race.
 
     Raises:
         UsageError: `gpus` are asked for and no launcher has started them, or the device cannot be shared.
@@ -95,16 +92,20 @@ def joined(device: str, gpus: int = 1) -> Iterator[World]:
         threads = max(1, cores() // world.local_size)
         os.environ["OMP_NUM_THREADS"] = str(threads)
         torch.set_num_threads(threads)
-    ours = not dist.is_initialized()
-    if ours:
+    if not dist.is_initialized():
         backend = "cpu:gloo,cuda:nccl" if device == "cuda" else "gloo"
         os.environ.setdefault("MASTER_ADDR", "localhost")
+        if "MASTER_PORT" not in os.environ:
+            hint = "export MASTER_ADDR and MASTER_PORT before srun; docs/scale.md has a recipe"
+            raise UsageError("MASTER_PORT is not set: the processes know no place to meet", hint=hint)
+        known = {"RANK": world.rank, "WORLD_SIZE": world.size, "LOCAL_RANK": world.local_rank}
+        for name, value in known.items():  # Accelerate knows torchrun's names, not srun's
+            os.environ.setdefault(name, str(value))
         dist.init_process_group(backend, rank=world.rank, world_size=world.size, timeout=PATIENCE)
-    try:
-        yield world
-    except BaseException:
-        ours = False  # the others may never come to a common end; the process leaves without it
-        raise
-    finally:
-        if ours:
-            dist.destroy_process_group()
+        atexit.register(_part)
+    yield world
+
+
+def _part() -> None:
+    if dist.is_initialized():
+        dist.destroy_process_group()

@@ -14,6 +14,7 @@ from metricli.core.exclusion import Exclusion
 from metricli.core.retrieval import count_relevant
 from metricli.data.table import Rows
 from metricli.errors import DataError
+from metricli.runs.shared_rows import Host, selected
 from metricli.specs.validate import ValidationSpec
 
 
@@ -60,17 +61,20 @@ class Protocol:
         """The rows that `gallery` counts in."""
         return (self.other or self.judged).rows
 
-    @property
-    def embeddings(self) -> tuple[Tensor, Tensor]:
-        """Of the queries (Q, D) and of the gallery (G, D); one object where these are the same rows."""
-        source = self.judged.embeddings
-        queries = source[torch.from_numpy(self.queries).to(source.device)]
+    def embeddings(self, host: Host) -> tuple[Tensor, Tensor]:
+        """Of the queries (Q, D) and of the gallery (G, D), which the processes of `host` hold together.
+
+        They are one object where they are the same rows.
+
+        Raises:
+            ResourceError: there is no room for them.
+        """
+        source, other = self.judged.embeddings, (self.other or self.judged).embeddings
+        dtype = torch.promote_types(source.dtype, other.dtype)
+        queries = selected(host, source, self.queries, dtype)
         if self.other is None and np.array_equal(self.queries, self.gallery):
             return queries, queries
-        gallery = (self.other or self.judged).embeddings.to(source.device)
-        gallery = gallery[torch.from_numpy(self.gallery).to(source.device)]
-        dtype = torch.promote_types(queries.dtype, gallery.dtype)
-        return queries.to(dtype), gallery.to(dtype)
+        return queries, selected(host, other.to(source.device), self.gallery, dtype)
 
 
 def protocol_of(judged: Judged, other: Judged | None, validation: ValidationSpec) -> Protocol:

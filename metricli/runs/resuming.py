@@ -7,7 +7,7 @@ from pathlib import Path
 from metricli.errors import UsageError
 from metricli.reporter import Reporter
 from metricli.reports import TrainReport
-from metricli.runs.checkpoints import read_last
+from metricli.runs.checkpoints import Saved
 from metricli.runs.directory import RUNS, RunDirectory, new_run_directory, newest_run
 from metricli.runs.history import Progress, refuse_other_spec, report
 from metricli.runs.probing import with_sampler
@@ -45,26 +45,25 @@ def choose_run(
     return new_run_directory(spec.name, run_dir), False
 
 
-def with_numbers_of(run: RunDirectory, loaded: Loaded[TrainSpec]) -> Loaded[TrainSpec]:
+def with_numbers_of(saved: Saved, loaded: Loaded[TrainSpec]) -> Loaded[TrainSpec]:
     """The spec with what its sampler leaves to auto as the run began with it."""
     sampler = loaded.spec.sampler
     if sampler is None or not sampler.open_settings:
         return loaded
-    _, meta = read_last(run.last)
-    was = meta["spec"].get("sampler") or {}
+    was = saved[1]["spec"].get("sampler") or {}
     if was.get("name") != getattr(sampler, "name", None):
         return loaded
     numbers = {key: was[key] for key in sampler.open_settings if key in was}
     return with_sampler(loaded, sampler.model_copy(update=numbers))
 
 
-def finished_report(run: RunDirectory, spec: TrainSpec) -> TrainReport | None:
+def finished_report(run: RunDirectory, saved: Saved, spec: TrainSpec) -> TrainReport | None:
     """The report of a run that is finished, None of one that is not.
 
     Raises:
         UsageError: the run was of another spec.
     """
-    _, meta = read_last(run.last)
+    _, meta = saved
     progress = Progress(**meta["progress"])
     if not progress.stopped:
         return None

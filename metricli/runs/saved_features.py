@@ -14,6 +14,10 @@ from torch import Tensor
 from metricli.data.table import Rows, Table
 from metricli.errors import DataError
 from metricli.runs.features import SUFFIXES, beside
+from metricli.runs.processes import ALONE, World
+from metricli.runs.shared_rows import BLOCK, Host, agreed, complete, share, shared_matrix
+
+_NAMES = {torch.float32: np.float32, torch.float64: np.float64}
 
 
 def read_array(path: Path) -> np.ndarray:
@@ -43,15 +47,39 @@ def read_array(path: Path) -> np.ndarray:
     return np.asanyarray(array)
 
 
-def read_features(path: Path, table: Table, rows: Rows) -> tuple[Tensor, np.ndarray]:
+def read_features(path: Path, table: Table, rows: Rows, world: World = ALONE) -> tuple[Tensor, np.ndarray]:
     """The embeddings (N, D) of N rows of a table from a features file, and which rows (N,) have one.
 
     With an index beside the file its paths are checked against the table: the whole of it, or these rows.
-    Without one, row i of the file is row i of these rows.
+    Without one, row i of the file is row i of these rows. Of several processes each reads its share.
 
     Raises:
         DataError: another number of rows, another path, or a NaN or infinity in a row that was not skipped.
     """
+    array, places, left_out = agreed(world, lambda: _matched(path, table, rows))
+    dtype = torch.float64 if array.dtype.itemsize > 4 else torch.float32
+    host, own = Host.of(world), share(world, len(rows))
+    features = shared_matrix(host, len(rows), array.shape[1], dtype)
+    wrong: list[int] = []
+    for start in range(0, len(own), BLOCK):
+        block = np.asarray(own[start : start + BLOCK])
+        part = torch.from_numpy(array[block if places is None else places[block]].astype(_NAMES[dtype]))
+        skipped = torch.from_numpy(left_out[block])
+        finite = part.isfinite().all(1)
+        wrong += block[(~finite & ~skipped).numpy()].tolist()
+        features[torch.from_numpy(block)] = part.masked_fill_(skipped[:, None], 0)
+    wrong = sorted(row for each in world.gather(wrong) for row in each)
+    if wrong:
+        what = (
+            f"{len(wrong)} rows of {str(path)!r} hold NaN or infinity, the first for {rows.paths[wrong[0]]!r}"
+        )
+        raise DataError(what, hint="make the features again")
+    complete(host, features)
+    return features, ~left_out
+
+
+def _matched(path: Path, table: Table, rows: Rows) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
+    """The array of a file, where `rows` (N,) stand in it if they are not its own, and which were skipped."""
     array = read_array(path)
     index = beside(path)[0]
     paths, skipped = _read_index(index, len(array)) if index.is_file() else (None, np.zeros(len(array), bool))
@@ -68,17 +96,7 @@ def read_features(path: Path, table: Table, rows: Rows) -> tuple[Tensor, np.ndar
             i = int(differs[0])
             what = f"row {i} of {str(index)!r} is {paths[i]!r}, and the table has {expected[i]!r} there"
             raise DataError(what, hint="give the table and split that the features were made from")
-    pick = rows.index if whole else slice(None)
-    features, left_out = np.ascontiguousarray(array[pick]), skipped[pick]
-    finite = np.isfinite(features).all(1)
-    wrong = np.flatnonzero(~finite & ~left_out)
-    if len(wrong):
-        what = (
-            f"{len(wrong)} rows of {str(path)!r} hold NaN or infinity, the first for {rows.paths[wrong[0]]!r}"
-        )
-        raise DataError(what, hint="make the features again")
-    features = features.astype(np.float32) if features.dtype == np.float16 else features
-    return torch.from_numpy(np.where(left_out[:, None], 0, features)), ~left_out
+    return array, rows.index if whole else None, skipped[rows.index] if whole else skipped
 
 
 def _read_index(index: Path, rows: int) -> tuple[list[str], np.ndarray]:

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from metricli.components.dataset import Batch
 from metricli.data.table import Rows, Table
-from metricli.errors import CollapseError, DataError
-from metricli.reporter import Reporter
+from metricli.errors import CollapseError, DataError, Interrupted
+from metricli.reporter import Reporter, SilentReporter
 from metricli.reports import OVERALL, Intervals, Metrics, TrainReport
-from metricli.runs.checkpoints import save_best
-from metricli.runs.context import Context, StopFlag, open_context, stop_on_signals
+from metricli.runs.checkpoints import read_last, save_best
+from metricli.runs.context import Context, StopFlag, choose_device, open_context, stop_on_signals
 from metricli.runs.directory import RunDirectory
-from metricli.runs.embed import refuse_bad, refuse_empty
+from metricli.runs.embed import refuse_bad, refuse_missing
 from metricli.runs.embedding import embed_rows, images_of, row_loader, skipped_paths
 from metricli.runs.evaluate import Evaluation, evaluate_rows
 from metricli.runs.history import (
@@ -33,6 +34,7 @@ from metricli.runs.learner import Learner, build_learner
 from metricli.runs.logs import Logs, Transcript
 from metricli.runs.parts import check_with_table, image_dataset, open_table
 from metricli.runs.probing import resolve_sampler
+from metricli.runs.processes import World, joined
 from metricli.runs.resuming import choose_run, finished_report, with_numbers_of
 from metricli.runs.trainset import TrainSet, build_train_set
 from metricli.runs.validate import gallery_of
@@ -49,19 +51,32 @@ def train(
     Raises:
         MetricliError: see errors.py for the kinds.
     """
-    reporter = Transcript(reporter)
-    run, resuming = choose_run(loaded.spec, run_dir, resume, reporter)
-    if resuming:
-        loaded = with_numbers_of(run, loaded)
-        finished = finished_report(run, loaded.spec)
+    compute = loaded.spec.compute
+    with joined(choose_device(compute), compute.gpus) as world:
+        heard = Transcript(reporter if world.is_main else SilentReporter())
+        return _train(loaded, run_dir, resume, heard, world)
+
+
+def _train(
+    loaded: Loaded[TrainSpec],
+    run_dir: str | Path | None,
+    resume: str | Path | None,
+    reporter: Transcript,
+    world: World,
+) -> TrainReport:
+    run, resuming = world.once(lambda: choose_run(loaded.spec, run_dir, resume, reporter))
+    saved = world.once(lambda: read_last(run.last)) if resuming else None
+    if saved is not None:
+        loaded = with_numbers_of(saved, loaded)
+        finished = finished_report(run, saved, loaded.spec)
         if finished is not None:
             reporter.say(f"the run in {run.path} is finished; its report follows")
             return finished
     table, warnings = open_training_table(loaded, reporter)
-    loaded = resolve_sampler(loaded, table, reporter, warnings)
+    loaded = resolve_sampler(loaded, table, reporter, warnings, world)
     spec = loaded.spec
     postprocessors = built_postprocessors(spec.validation)
-    context = open_context(spec.compute, reporter, spec.training.precision)
+    context = open_context(spec.compute, reporter, spec.training.precision, world)
     data = build_train_set(spec, table, context)
     learner = build_learner(
         spec,
@@ -72,7 +87,7 @@ def train(
         paths=data.rows.paths,
     )
     rows = table.split("validation")
-    gallery = gallery_of(spec.validation, table, rows, "validation", reporter)
+    gallery = gallery_of(spec.validation, table, rows, "validation", reporter, world)
     require_fit(spec.validation, int(learner.extractor.dim), gallery)  # type: ignore[arg-type]
     judge = partial(
         evaluate_rows,
@@ -80,22 +95,41 @@ def train(
         reporter=reporter,
         postprocessors=postprocessors,
         other=gallery,
+        world=world,
     )
-    with run.locked():
-        if resuming:
-            progress = restore(run, learner, data)
-            under_way = progress.epoch + 1 if progress.step_in_epoch else None
-            run.forget_after(progress.step, under_way)
-            said = f"going on with {run.path} at epoch {progress.epoch + 1}, step {progress.step + 1}"
-        else:
-            progress, said = Progress(), f"run directory {run.path}"
-            run.start(spec.model_dump(mode="json"), again=resume is not None)
-        reporter.write_to(run.log)
-        reporter.say(said)
-        with Logs(run, spec.loggers, reporter) as logs, stop_on_signals() as stop:
+    with held(run, world):
+        progress = restore(run, saved, learner, data) if saved is not None else Progress()
+        world.once(lambda: _open(run, spec, progress if saved is not None else None, resume, reporter))
+        with Logs(run if world.is_main else None, spec.loggers, reporter) as logs, stop_on_signals() as stop:
             training = Training(loaded, context, data, learner, rows, run, progress, logs, warnings, judge)
             training.run(stop)
     return report(run, spec, progress, warnings)
+
+
+@contextmanager
+def held(run: RunDirectory, world: World) -> Iterator[None]:
+    """The main process keeps every other run out of the directory."""
+    with ExitStack() as stack:
+        world.once(lambda: stack.enter_context(run.locked()))
+        yield
+
+
+def _open(
+    run: RunDirectory,
+    spec: TrainSpec,
+    progress: Progress | None,
+    resume: str | Path | None,
+    reporter: Transcript,
+) -> None:
+    """Make the directory of a new run, or cut that of a resumed one off where its last.ckpt was saved."""
+    if progress is not None:
+        run.forget_after(progress.step, progress.epoch + 1 if progress.step_in_epoch else None)
+        said = f"going on with {run.path} at epoch {progress.epoch + 1}, step {progress.step + 1}"
+    else:
+        run.start(spec.model_dump(mode="json"), again=resume is not None)
+        said = f"run directory {run.path}"
+    reporter.write_to(run.log)
+    reporter.say(said)
 
 
 class Training:
@@ -116,7 +150,7 @@ class Training:
     ) -> None:
         self.loaded, self.spec, self.context, self.data = loaded, loaded.spec, context, data
         self.learner, self.run_dir, self.progress, self.logs = learner, run, progress, logs
-        self.reporter, self.warnings = context.reporter, warnings
+        self.reporter, self.warnings, self.world = context.reporter, warnings, context.world
         self.watch = Watch(self.spec, learner.loss, data.labels)
         self.eval_transform = self.spec.transforms.eval.build()
         self.validation_rows = validation_rows
@@ -174,7 +208,7 @@ class Training:
                 progress.stopped = "epochs"
             self.save_last()
             if not progress.stopped:
-                self.stop_if_asked(stop)
+                self.heed_all([], stop)
         if progress.stopped == "early stopping":
             count = training.patience
             self.reporter.say(
@@ -191,22 +225,23 @@ class Training:
         try:
             if progress.step_in_epoch < self.data.steps_per_epoch:
                 for batch in self.data.loader:
+                    self.heed_all(batch.bad, stop, batch.missing)
                     self.take(batch)
-                    self.stop_if_asked(stop)
+                self.heed_all([], stop)
         finally:
             self.reporter.end()
 
     def take(self, batch: Batch) -> None:
         """One step, counted and logged."""
-        self.note_bad(batch)
         lr = self.learner.lr  # before the step, after which the schedule moves on
         values = {"lr": lr, **self.learner.step(batch, self.progress.step)}
         self.progress.add(values)
         due = self.progress.step % self.spec.training.log_every_steps == 0
+        assert self.learner.labels is not None
         if due:
-            health = self.watch.look(self.progress.step, self.learner.embeddings, batch.labels, values)
+            health = self.watch.look(self.progress.step, self.learner.embeddings, self.learner.labels, values)
             self.logs.row(self.progress.step, self.progress.epoch + 1, "train", values | health | values)
-        self.reporter.advance(1, {**self.watch.numbers, **values, "images": len(batch.rows)})
+        self.reporter.advance(1, {**self.watch.numbers, **values, "images": len(self.learner.labels)})
         if due:
             self.heed_watch()
 
@@ -223,26 +258,39 @@ class Training:
         for message in [*self.watch.warnings, *([f"{what}; {remedies}"] if what else [])]:
             self.warn_once(message)
 
-    def note_bad(self, batch: Batch) -> None:
+    def heed_all(self, bad: list[tuple[int, str]], stop: StopFlag, missing: int = 0) -> None:
+        """What any process has to say before a step: a signal, or images that it could not read.
+
+        Raises:
+            Interrupted: a signal came, and the run is saved.
+            DataError: an image cannot be read, and `data.on_bad_image` is "raise" or none can take its place.
+        """
+        told = self.world.gather((stop.signum or 0, bad, missing))
+        self.stop_if_asked(max(signum for signum, _, _ in told))
+        every = [one for _, some, _ in told for one in some]
+        self.note_bad(every)
+        refuse_missing(sum(places for _, _, places in told), every)
+
+    def note_bad(self, bad: list[tuple[int, str]]) -> None:
         """Stop at, or count, images that could not be read."""
-        refuse_bad(batch.bad, self.spec.data)
-        refuse_empty(batch)
-        for row, reason in batch.bad:
+        refuse_bad(bad, self.spec.data)
+        for row, reason in bad:
             path = str(self.data.rows.paths[row])
             if path not in self.progress.skipped:
                 self.progress.skipped.append(path)
-                self.warn(f"{reason}; another image of its label takes its place, if there is one")
+                self.warn(f"{reason}; another image takes its place, of its label if there is one")
 
-    def stop_if_asked(self, stop: StopFlag) -> None:
+    def stop_if_asked(self, signum: int) -> None:
         """After a signal: save and leave.
 
         Raises:
             Interrupted: a signal came.
         """
-        if stop.signum is not None:
+        if signum:
             self.save_last()
-            stop.raise_if_set(
+            raise Interrupted(
                 f"stopped by a signal after step {self.progress.step}, saved in {self.run_dir.path}",
+                signum=signum,
                 hint=f"go on with: metricli train SPEC --resume {self.run_dir.path}",
             )
 
@@ -279,7 +327,7 @@ class Training:
             better = progress.judge(value, metrics, lower=lower, min_delta=self.spec.training.min_delta)
             if better:
                 progress.keep_intervals(self.intervals, self.spec.validation.bootstrap.confidence)
-        if better:
+        if better and self.world.is_main:
             save_best(
                 self.run_dir.best,
                 extractor=self.learner.judged,
@@ -309,8 +357,10 @@ class Training:
         self.reporter.epoch(row)
 
     def save_last(self) -> None:
-        """Write last.ckpt."""
-        save(self.run_dir, self.learner, self.progress, self.data)
+        """Write last.ckpt; the other processes wait, and do not leave while it is being written."""
+        if self.world.is_main:
+            save(self.run_dir, self.learner, self.progress, self.data)
+        self.world.wait()
 
 
 def open_training_table(loaded: Loaded[TrainSpec], reporter: Reporter) -> tuple[Table, list[str]]:

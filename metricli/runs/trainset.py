@@ -11,10 +11,12 @@ from torch.utils.data import DataLoader
 
 from metricli.components.dataset import ImageDataset, image_loader
 from metricli.data.table import Rows, Table
-from metricli.errors import DataError, Problem, SpecError
+from metricli.errors import DataError, Problem, SpecError, UsageError
 from metricli.runs.batches import EpochBatches, ShuffledBatches
 from metricli.runs.context import Context
 from metricli.runs.parts import image_dataset
+from metricli.runs.processes import World
+from metricli.specs.kinds import BatchSampler
 from metricli.specs.train import TrainSpec
 
 
@@ -59,7 +61,7 @@ def code_labels(table: Table) -> LabelCodes:
     rows = table.split("train")
     if len(rows) == 0:
         raise DataError(f"{table.source} has no train rows", hint="set split to 'train' for some")
-    names, labels = np.unique(rows.labels.astype(str), return_inverse=True)
+    names, labels = np.unique(np.asarray(rows.labels, dtype=str), return_inverse=True)
     return LabelCodes(rows, names.tolist(), labels, *_categories(rows, labels, len(names)))
 
 
@@ -81,6 +83,7 @@ def build_train_set(spec: TrainSpec, table: Table, context: Context) -> TrainSet
     except ValueError as error:
         place = "sampler" if spec.sampler is not None else "training.batch_size"
         raise SpecError("the spec", [Problem(place, str(error))]) from None
+    _require_enough(sampler, context.world)
     dataset = image_dataset(
         rows,
         spec.transforms.train.build(),
@@ -89,8 +92,7 @@ def build_train_set(spec: TrainSpec, table: Table, context: Context) -> TrainSet
         seed=spec.seed,
         replace_bad=spec.data.on_bad_image == "skip",
     )
-    accelerator = context.accelerator
-    batches = EpochBatches(sampler, rank=accelerator.process_index, world=accelerator.num_processes)
+    batches = EpochBatches(sampler, rank=context.world.rank, world=context.world.size)
     loader = image_loader(
         dataset,
         batches,
@@ -98,6 +100,20 @@ def build_train_set(spec: TrainSpec, table: Table, context: Context) -> TrainSet
         pin_memory=context.device.type == "cuda",
     )
     return TrainSet(rows, dataset, batches, loader, codes.names, codes.label_to_category, len(sampler))
+
+
+def _require_enough(sampler: BatchSampler, world: World) -> None:
+    """Refuse batches of fewer images than there are processes.
+
+    Raises:
+        UsageError: naming both numbers.
+    """
+    if world.size > 1:
+        sampler.set_epoch(0)
+        images = min(len(batch) for batch in sampler)
+        if images < world.size:
+            what = f"a batch of {images} images cannot be dealt to {world.size} processes"
+            raise UsageError(what, hint="make the batch larger, or start fewer processes")
 
 
 def _categories(rows: Rows, labels: np.ndarray, count: int) -> tuple[np.ndarray | None, list[int] | None]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -14,11 +14,12 @@ from torch import Tensor
 
 from metricli.data.table import Rows, Table
 from metricli.errors import DataError, UsageError
-from metricli.reporter import Reporter
+from metricli.placement import placement
+from metricli.reporter import Reporter, SilentReporter
 from metricli.reports import ValidateReport
-from metricli.runs.against import check_rules, compared, open_other, protocol_document
-from metricli.runs.checkpoints import read_best
-from metricli.runs.context import open_context
+from metricli.runs.against import Other, check_rules, compared, open_other, protocol_document
+from metricli.runs.checkpoints import BestCheckpoint, read_best
+from metricli.runs.context import choose_device, open_context
 from metricli.runs.directory import find_checkpoint
 from metricli.runs.embedding import embed_rows, images_of, row_loader, skipped_paths
 from metricli.runs.evaluate import Evaluation, evaluate_rows
@@ -33,12 +34,31 @@ from metricli.runs.parts import (
     take_split,
 )
 from metricli.runs.per_query import write_per_query
+from metricli.runs.processes import ALONE, World, joined
 from metricli.runs.protocol import Judged
 from metricli.runs.saved_features import read_features
 from metricli.specs.data import DataSpec
 from metricli.specs.load import Loaded, Source, check_spec, load_spec
 from metricli.specs.suggest import did_you_mean
 from metricli.specs.validate import ValidateSpec, ValidationSpec
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What a validation was told, read and checked as far as that needs no table."""
+
+    loaded: Loaded[ValidateSpec]
+    best: BestCheckpoint | None
+    features: Path | None
+    other: Other | None
+    split: str
+    started: float
+
+    @property
+    def device(self) -> str:
+        """Where models compute; saved features need no device to be there."""
+        alone = self.features is not None and (self.other is None or self.other.best is None)
+        return "cpu" if alone else choose_device(self.loaded.spec.compute)
 
 
 def validate(
@@ -55,12 +75,15 @@ def validate(
 ) -> ValidateReport:
     """Judge the embeddings of one split; each metric of `require` must be among those computed.
 
+    Several processes each embed and search for a share; the report of the main one has the values of queries.
+
     Raises:
         MetricliError: see errors.py for the kinds.
     """
     started = time.monotonic()
     if features is not None and ckpt is not None:
         raise UsageError("--features and --ckpt exclude each other", hint="give one of them")
+    reporter = reporter if placement().is_main else SilentReporter()
     best = None
     if features is None and (ckpt is not None or source is None):
         path = find_checkpoint(ckpt)
@@ -76,40 +99,72 @@ def validate(
     other = None if against is None else open_other(Path(against))
     if other is not None:
         check_rules(other, spec.validation)
+    asked = _Asked(loaded, best, None if features is None else Path(features), other, split, started)
+    with joined(asked.device, spec.compute.gpus) as world:
+        return _validate(asked, reporter, world)
+
+
+def _validate(asked: _Asked, reporter: Reporter, world: World) -> ValidateReport:
+    spec, split, best = asked.loaded.spec, asked.split, asked.best
     block = require_data(spec)
-    table, warnings = open_table(block, "evaluate", reporter, split, images=features is None)
-    warnings += check_with_table(loaded, table, split, reporter)
+    table, warnings = open_table(block, "evaluate", reporter, split, images=asked.features is None)
+    warnings += check_with_table(asked.loaded, table, split, reporter)
     postprocessors = built_postprocessors(spec.validation)
     rows = take_split(table, split)
-    gallery = gallery_of(spec.validation, table, rows, split, reporter)
-    skipped: list[int] = []
-    if features is not None:
-        embeddings, readable = read_features(Path(features), table, rows)
+    _require_alike(world, (best.sha256 if best else None, len(rows)))
+    gallery = gallery_of(spec.validation, table, rows, split, reporter, world)
+    if asked.features is not None:
+        embeddings, readable = read_features(asked.features, table, rows, world)
         require_fit(spec.validation, embeddings.shape[1], gallery)
-        judged, origin, images = Judged(rows, embeddings, readable), str(features), None
+        judged, origin, images = Judged(rows, embeddings, readable), str(asked.features), None
         skipped = np.flatnonzero(~readable).tolist()
     else:
-        context = open_context(spec.compute, reporter)
+        context = open_context(spec.compute, reporter, world=world)
         extractor, origin = inference_extractor(spec, best, context)
         require_fit(spec.validation, int(extractor.dim), gallery)  # type: ignore[arg-type]
         dataset = image_dataset(rows, spec.transforms.eval.build(), block)
-        judged, skipped = embed_rows(
-            context, extractor, rows, row_loader(context, dataset, spec.validation), block
-        )
+        loader = row_loader(context, dataset, spec.validation)
+        judged, skipped = embed_rows(context, extractor, rows, loader, block)
         images = partial(images_of, dataset, context.device)
-    found = evaluate_rows(
-        judged, spec.validation, reporter, postprocessors=postprocessors, other=gallery, images=images
+    judge = partial(
+        evaluate_rows,
+        validation=spec.validation,
+        reporter=reporter,
+        postprocessors=postprocessors,
+        other=gallery,
+        world=world,
     )
+    found = judge(judged, images=images)
     paths = skipped_paths(rows, skipped, reporter)
-    report = validate_report(found, spec.validation, split, origin, warnings, started, paths)
-    if other is None:
+    report = validate_report(found, spec.validation, split, origin, warnings, asked.started, paths)
+    if asked.other is None:
         return report
-    comparison = compared(other, found, origin, report.protocol, spec, table, postprocessors, reporter)
-    return replace(report, comparison=comparison, seconds=time.monotonic() - started)
+    comparison = compared(asked.other, found, origin, report.protocol, spec, table, judge, reporter, world)
+    return replace(report, comparison=comparison, seconds=time.monotonic() - asked.started)
+
+
+def _require_alike(world: World, seen: tuple[str | None, int]) -> None:
+    """Refuse to judge where processes, perhaps on several hosts, have read other files.
+
+    Raises:
+        DataError: their checkpoints or tables differ.
+    """
+    for rank, (theirs, rows) in enumerate(world.gather(seen)):
+        if (theirs, rows) != seen:
+            what = "checkpoint" if theirs != seen[0] else "table"
+            raise DataError(
+                f"processes {world.rank} and {rank} have read another {what}",
+                hint="give all hosts the same files",
+            )
 
 
 def gallery_of(
-    validation: ValidationSpec, table: Table, rows: Rows, split: str, reporter: Reporter
+    validation: ValidationSpec,
+    table: Table,
+    rows: Rows,
+    split: str,
+    reporter: Reporter,
+    world: World = ALONE,
 ) -> Judged | None:
     """The gallery that has saved features of its own, if the spec names one.
 
@@ -122,7 +177,7 @@ def gallery_of(
         block = DataSpec(table=validation.gallery_table)
         table, _ = open_table(block, "evaluate", reporter, split, images=False, queries=False)
         rows = take_split(table, split)
-    embeddings, readable = read_features(Path(validation.gallery_features), table, rows)
+    embeddings, readable = read_features(Path(validation.gallery_features), table, rows, world)
     reporter.say(f"gallery: {int(readable.sum())} saved features of {validation.gallery_features}")
     return Judged(rows, embeddings, readable)
 
@@ -163,6 +218,7 @@ def validate_report(
 
 def _write(found: Evaluation, kind: Literal["parquet", "csv"], folder: Path) -> None:
     protocol = found.protocol
+    assert found.result is not None
     write_per_query(
         folder,
         kind,

@@ -36,6 +36,7 @@ class DataSpec(SpecModel):
     on_bad_image: Literal["raise", "skip"] = Field(
         "raise",
         description="stop at an image that cannot be read, or go on without it: training takes another image "
-        "of its label, evaluation leaves the row out; skipped rows are counted and listed",
+        "of its label (of any, if none can be read), evaluation leaves the row out; skipped rows are counted "
+        "and listed",
     )
     allow_outside_root: bool = Field(False, description="accept paths that leave the root")

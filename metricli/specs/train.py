@@ -76,6 +76,9 @@ class TrainingSpec(SpecModel):
     freeze_batch_norm: bool = Field(
         False, description="keep the statistics of the backbone's batch norm; its weights train all the same"
     )
+    sync_batchnorm: bool = Field(
+        True, description="of several processes: batch norm takes its statistics from the batch of them all"
+    )
     ema: EmaSpec | None = Field(
         None, description="judge and ship a running average of the weights (EMA); null: the weights"
     )

@@ -35,6 +35,8 @@ PREDICT_KEYS = [
     "skipped",
     "warnings",
     "seconds",
+    "resumed",
+    "shard",
 ]
 DRY_KEYS = [
     "schema_version",

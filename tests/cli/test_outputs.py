@@ -83,22 +83,49 @@ def test_a_bad_image_leaves_the_old_features_whole(refused, cli, trained, tmp_pa
 
 
 def test_features_appear_only_when_whole(cli, trained, tmp_path, monkeypatch):
-    from metricli.runs.features import FeatureFile
+    from metricli.runs.block_writer import BlockWriter
 
     seen = []
-    write = FeatureFile.write
+    write = BlockWriter.write
 
     def watched(self, at, features):
         seen.append(sorted(path.name for path in tmp_path.iterdir()))
         write(self, at, features)
 
     np.save(tmp_path / "f.npy", np.zeros((2, 2), "f4"))
-    monkeypatch.setattr(FeatureFile, "write", watched)
+    monkeypatch.setattr(BlockWriter, "write", watched)
     done = cli("predict", "--ckpt", trained.best_ckpt, "--out", "f.npy", "prediction.batch_size=100")
     assert done.code == 0
     assert seen == [["f.npy", "f.npy.part"]] * 3
     assert sorted(path.name for path in tmp_path.iterdir()) == ["f.index.csv", "f.json", "f.npy"]
     assert np.load(tmp_path / "f.npy").shape == (204, 16)
+
+
+def test_shards_are_merged_into_one_file(cli, trained, tmp_path):
+    words = ["predict", "--ckpt", trained.best_ckpt]
+    for i in (1, 2):
+        done = cli(*words, "--shard", f"{i}/2", "--out", f"s{i}.npy", "--json")
+        assert (done.code, done.json["rows"], done.json["shard"]) == (0, 102, f"{i}/2")
+    assert cli(*words, "--out", "whole.npy").code == 0
+    missing = cli("merge", "s2.npy", "--out", "f.npy")
+    assert (missing.code, error_of(missing)) == (
+        3,
+        "1 of 2 shards are missing: 1/2; predict them, or give their files too",
+    )
+    assert cli("merge", "s1.npy", "s2.npy", "--out", "s1.npy").code == 2
+    done = cli("merge", "s1.npy", "s2.npy", "--out", "f.npy")
+    assert (done.code, done.err) == (0, "")
+    assert done.out == "204 rows of 16 float32 in f.npy\nindex f.index.csv, manifest f.json\n"
+    np.testing.assert_allclose(np.load("f.npy"), np.load("whole.npy"), atol=1e-6)
+    assert not list(tmp_path.glob("*.part"))
+
+
+def test_a_shard_that_is_none(refused):
+    done = refused("predict", "--shard", "0/8", "--out", "f.npy")
+    assert (done.code, error_of(done)) == (
+        2,
+        "--shard '0/8': expected I/N with 1 <= I <= N, such as 2/8; array jobs count from 1 with --array=1-N",
+    )
 
 
 @pytest.mark.parametrize("out", ["table.parquet", "table.npy"])

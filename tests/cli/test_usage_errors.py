@@ -147,9 +147,3 @@ def test_metricli_device_is_checked(refused, spec, monkeypatch):
 def test_the_device_option_wins_over_the_variable(cli, spec, monkeypatch):
     monkeypatch.setenv("METRICLI_DEVICE", "banana")
     assert cli("validate", spec, "--device", "cpu").code == 0
-
-
-def test_more_gpus_than_there_are(refused, spec):
-    done = refused("validate", spec, "--gpus", "2")
-    assert done.code == 2
-    assert "2 processes are asked for" in error_of(done)

@@ -284,8 +284,57 @@ def test_the_replacement_may_be_bad_too(folder: Path) -> None:
         assert item.row in (5, 6)
         assert [row for row, _ in item.bad] in ([4], [4, 3])
     assert found[Place(7, 0, 0)].row == 7
-    (folder / "7.png").unlink()
-    assert found[Place(7, 0, 0)].image is None
+
+
+def test_a_label_without_a_readable_image_gives_its_place_to_another(folder: Path) -> None:
+    for row in (0, 1, 2, 4):
+        (folder / f"{row}.png").write_bytes(b"no image")
+    found = dataset(folder, replace_bad=True)
+    items = [found[Place(1, epoch, 7)] for epoch in range(60)]
+    assert {item.row for item in items} == {3, 5, 6, 7}
+    for item in items:
+        assert torch.equal(item.image, chw(pixels(item.row)).float())  # type: ignore[arg-type]
+        assert item.label == (2 if item.row == 7 else 1), "its own label, not that of the place"
+        tried = [row for row, _ in item.bad]
+        assert tried[0] == 1
+        assert sorted(tried[:3]) == [0, 1, 2], "its own label comes first"
+        assert tried[3:] in ([], [4])
+    assert [item.row for item in items] == [found[Place(1, epoch, 7)].row for epoch in range(60)]
+    assert len({found[Place(1, 0, position)].row for position in range(40)}) == 4
+    batches = [[Place(1, 0, 4 * i), Place(3, 0, 4 * i + 1), Place(0, 0, 4 * i + 2)] for i in range(9)]
+    for batch in image_loader(found, batches, num_workers=0):
+        assert len(batch.images) == 3
+        assert batch.missing == 0
+
+
+def test_a_place_is_given_up_after_a_hundred_failures(folder: Path) -> None:
+    paths = np.array([f"{row}.png" if row == 170 else "none.png" for row in range(171)])
+    labels = np.array([0] * 5 + [1] * 165 + [2])
+    found = dataset(folder, paths=paths, labels=labels, replace_bad=True)
+    for position in range(20):
+        item = found[Place(2, 0, position)]
+        assert (item.label, item.row) == (0, 2)
+        assert len(item.bad) == len({row for row, _ in item.bad}) == 100
+        assert item.image is None
+    few = dataset(folder, paths=paths[:8], labels=labels[:8], replace_bad=True)
+    assert sorted(row for row, _ in few[Place(2, 0, 0)].bad) == list(range(8))
+    (batch,) = image_loader(few, [[Place(2, 0, 0), Place(7, 0, 1)]], num_workers=0)
+    assert (len(batch.images), batch.missing) == (0, 2)
+
+
+@pytest.mark.parametrize("replace_bad", [False, True])
+def test_workers_are_told_of_their_images_without_the_table(folder: Path, replace_bad: bool) -> None:
+    boxes = np.full((8, 4), -1)
+    boxes[2] = (2, 1, 5, 6)
+    found = dataset(folder, boxes=boxes, replace_bad=replace_bad)
+    batches: Any = [[Place(2, 0, 0)], [Place(7, 0, 2), Place(1, 0, 3)], [Place(0, 0, 1)]]
+    loader = image_loader(found, batches, num_workers=1)
+    assert len(loader) == 3
+    assert len(loader.dataset) == (8 if replace_bad else 0)  # type: ignore[arg-type]
+    for asked, batch in zip(batches, loader, strict=True):
+        for place, image, label, row in zip(asked, batch.images, batch.labels, batch.rows, strict=True):
+            assert (int(row), int(label)) == (place.row, found[place].label)
+            assert torch.equal(image, found[place].image)  # type: ignore[arg-type]
 
 
 def test_a_box_outside_its_image_and_too_many_pixels_are_bad(folder: Path) -> None:

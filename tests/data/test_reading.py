@@ -176,13 +176,13 @@ def test_parquet_is_the_same_table(tmp_path):
     read = read_table(tmp_path / "t.parquet")
     assert read.strings("split").tolist() == ["train", "validation"]
     rows = read.split("all")
-    found = {name: value.tolist() for name, value in vars(rows).items() if name != "root"}
-    assert found == {
+    expected = {
         "index": [0, 1], "labels": ["7", "8"], "paths": ["1.jpg", "2.jpg"],
         "is_query": [False, True], "is_gallery": [False, True], "ignored": [False, False],
         "categories": ["", "food"], "sequences": ["3", ""],
         "boxes": [[1, 2, 5, 6], [-1, -1, -1, -1]],
     }  # fmt: skip
+    assert {name: getattr(rows, name).tolist() for name in expected} == expected
 
 
 def test_parquet_refusals(tmp_path):

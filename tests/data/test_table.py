@@ -1,9 +1,12 @@
+import os
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 
+from metricli.data import boxes, folders
+from metricli.data.checks import check_table
 from metricli.data.facts import TableFacts
 from metricli.data.table import folder_table, read_table
 from metricli.errors import DataError
@@ -154,3 +157,82 @@ def test_a_file_name_that_is_not_utf8(tmp_path):
     with pytest.raises(DataError) as caught:
         folder_table(tmp_path)
     assert caught.value.message == f"the name of 'caf\\udce9.jpg' in {tmp_path} is not UTF-8"
+
+
+def test_an_order_of_many_names_is_that_of_python(tmp_path, monkeypatch):
+    monkeypatch.setattr(folders, "_PIECE", 7)
+    names = [f"{a}{b}.jpg" for a in ["x", "x/y", "é", "𝒳", "z-"] for b in ["", "1", "/ü", "￿", "😀", "-"]]
+    for name in names:
+        (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
+        (tmp_path / name).touch()
+    made, others = folder_table(tmp_path)
+    assert made.text["path"].to_pylist() == sorted(names)
+    assert len(made.text["path"].chunks) == 5
+    assert others == {}
+
+
+def test_linked_folders_are_not_entered(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "1.jpg").touch()
+    (tmp_path / "b.jpg").symlink_to(tmp_path / "a")
+    (tmp_path / "a" / "back").symlink_to(tmp_path)
+    made, others = folder_table(tmp_path)
+    assert made.text["path"].to_pylist() == ["a/1.jpg"]
+    assert others == {}
+
+
+def test_a_folder_that_cannot_be_read(tmp_path, monkeypatch):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "1.jpg").touch()
+    scandir = os.scandir
+
+    def refuse(place):
+        if os.fsdecode(place).endswith("/a/"):
+            raise PermissionError(13, "Permission denied")
+        return scandir(place)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(DataError) as caught:
+        folder_table(tmp_path)
+    assert caught.value.message == f"cannot read the folder '{tmp_path}/a/': permission denied"
+
+
+def test_predicting_reads_no_column_that_it_does_not_use(table):
+    made = table(*LINES, header=HEADER, need="predict")
+    assert sorted(made.text) == ["label", "path", "split", "x_1", "x_2", "y_1", "y_2"]
+    assert made.columns == frozenset(HEADER.split(","))
+    assert made.split("test").labels.tolist() == ["t"]
+    assert made.split("validation").boxes.tolist() == [[10, 5, 20, 15], [-1, -1, -1, -1]]
+    for name in ("category", "sequence"):
+        with pytest.raises(LookupError, match=f"the column '{name}' was not read"):
+            made.strings(name)
+    with pytest.raises(LookupError, match="'is_query' was not read"):
+        made.split("all").is_query  # noqa: B018
+
+
+def test_a_split_of_a_table_of_paths_makes_no_strings(table):
+    rows = table(*[f"{i}.jpg" for i in range(100)], header="path", need="predict").split("all")
+    assert (len(rows), rows.paths[99], rows.labels[99]) == (100, "99.jpg", "")
+    assert rows.paths[10:12].tolist() == ["10.jpg", "11.jpg"]
+    assert rows.places is None
+    assert rows.paths.column is rows.table.text["path"]
+
+
+def test_boxes_are_parsed_piece_by_piece(table, monkeypatch):
+    header = "path,x_1,x_2,y_1,y_2"
+    lines = ["a,,,,", "b,,,,", "c,0,5,0,7", "d,1,,,", "e,9,5,0,7", "f,,,,", "g,,,,", "h,1,2,3,4", "i,1,2,,"]
+    monkeypatch.setattr(boxes, "_PIECE", 2)
+    found = table(*lines, header=header, need="predict").boxes
+    assert found.values.tolist() == [
+        [0, 0, 5, 7] if row == 2 else [1, 3, 2, 4] if row == 7 else [-1] * 4 for row in range(9)
+    ]
+    assert found.values.dtype == np.int32
+    assert (found.partial.tolist(), found.wrong.tolist()) == ([3, 8], [4])
+
+
+def test_rows_with_other_boxes_are_no_repeats(table):
+    lines = ["a,0,5,0,7", "a,0,5,0,8", "b,,,,", "a,0,5,0,7", "b,,,,", "b,0,5,0,7"]
+    made = table(*lines, header="path,x_1,x_2,y_1,y_2", need="predict")
+    (found,) = check_table(made, need="predict", files=False)
+    assert (found.code, found.rows) == ("duplicate-row", [4, 5])
+    assert found.message == "2 rows repeat an earlier row (row 4, 5): remove"

@@ -245,17 +245,3 @@ def test_auto_is_no_number_for_build() -> None:
         sampler.build(labels=np.arange(4), categories=None, seed=0)
     with pytest.raises(ValueError, match="must be a whole number of 1 or more, or auto, got 'many'"):
         Balanced.model_validate({"n_labels": "many", "n_instances": 2})
-
-
-def test_several_processes_take_the_least() -> None:
-    gathered = []
-
-    def gather(found: torch.Tensor) -> torch.Tensor:
-        gathered.append(found)
-        return torch.tensor([48, 40, 64])
-
-    alone: Any = SimpleNamespace(num_processes=1)
-    three: Any = SimpleNamespace(num_processes=3, device=torch.device("cpu"), gather=gather)
-    assert probing.agreed(alone, 48) == 48
-    assert probing.agreed(three, 48) == 40
-    assert gathered[0].tolist() == [48]

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from metricli import TrainReport, validate
+from metricli import TrainReport, dry_run, validate
 from metricli.errors import DataError
 from tests.conftest import FIGURES
 from tests.runs.conftest import JUDGED, LABELS, Listener, assert_same_weights, write_table
@@ -53,7 +53,7 @@ def test_training_goes_on_with_others_of_the_label(fit: Fit, images: Any) -> Non
     report = fit(SKIP, "training.epochs=4", reporter=listener)
     assert sorted(report.skipped) == relative(paths)
     named = [
-        message for message in listener.warned if "another image of its label takes its place" in message
+        message for message in listener.warned if "; another image takes its place, of its label" in message
     ]
     assert len(named) == 2, "each is said once, however often it comes"
     assert all(step["images"] == 6 for step in listener.steps)
@@ -70,19 +70,24 @@ def test_a_resumed_run_remembers_what_was_skipped(fit: Fit, images: Any) -> None
     assert sorted(report.skipped) == relative(paths)
 
 
-def test_a_label_without_a_readable_image_makes_batches_shorter(fit: Fit, images: Any) -> None:
-    images("arc_plain", count=4)
+def test_a_label_without_a_readable_image_gives_its_place_to_others(fit: Fit, images: Any) -> None:
+    paths = images("arc_plain", count=4)
     listener = Listener()
-    fit(SKIP, reporter=listener)
-    assert sorted({step["images"] for step in listener.steps}) == [4, 6]
+    report = fit(SKIP, reporter=listener)
+    assert {step["images"] for step in listener.steps} == {6}
+    assert sorted(report.skipped) == relative(paths)
 
 
-def test_a_batch_without_a_readable_image_stops(fit: Fit, images: Any) -> None:
+def test_a_batch_without_a_readable_image_stops(fit: Fit, spec: dict[str, Any], images: Any) -> None:
     for label in LABELS:
         images(label, count=4)
     with pytest.raises(DataError) as caught:
         fit(SKIP)
-    assert caught.value.message.startswith("no image of a batch can be read: cannot read image ")
+    message = "no image can be read for 6 places of a batch: cannot read image "
+    assert caught.value.message.startswith(message)
+    with pytest.raises(DataError) as caught:
+        dry_run(spec, [SKIP])
+    assert caught.value.message.startswith(message)
 
 
 def test_evaluation_leaves_bad_images_out_and_counts_them(fit: Fit, images: Any) -> None:

@@ -16,7 +16,7 @@ from metricli.components.dataset import Batch
 from metricli.reporter import SilentReporter
 from metricli.runs.context import open_context
 from metricli.runs.learner import Learner, build_learner
-from metricli.runs.stepping import cached, taken, whole_batch
+from metricli.runs.stepping import Model, parts_of, taken, whole_batch
 from metricli.specs.load import load_spec
 from metricli.specs.train import TrainSpec
 from tests.runs.conftest import assert_same_weights, lines, tensors
@@ -42,6 +42,12 @@ def learn(spec: dict[str, Any]) -> Callable[..., Learner]:
         return learner
 
     return build
+
+
+def in_micro_batches(
+    model: Model, images: Tensor, labels: Tensor, micro_batch: int | None
+) -> tuple[Tensor, Tensor]:
+    return taken(model, images, labels, parts_of([len(images)], micro_batch))
 
 
 def batch(seed: int = 3) -> Batch:
@@ -80,7 +86,7 @@ def test_the_gradient_is_that_of_the_whole_batch(learn: Any, micro_batch: int, l
     learner = learn(*PLAIN_VIT, f"loss={loss}")
     at_once, value = whole_batch(learner._model(), *inputs(learner))
     expected = gradients(learner)
-    in_parts, again = cached(learner._model(), *inputs(learner), micro_batch)
+    in_parts, again = in_micro_batches(learner._model(), *inputs(learner), micro_batch)
     torch.testing.assert_close(again, value, rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(in_parts, at_once, rtol=1e-10, atol=1e-10)
     assert_close(gradients(learner), expected, 1e-9)
@@ -104,7 +110,7 @@ def test_a_scaled_loss_scales_the_gradient_once(learn: Any) -> None:
     whole_batch(learner._model(), *inputs(learner))
     expected = {name: 1024 * gradient for name, gradient in gradients(learner).items()}
     scaling = Scaling()
-    cached(replace(learner._model(), accelerator=scaling), *inputs(learner), 3)
+    in_micro_batches(replace(learner._model(), accelerator=scaling), *inputs(learner), 3)
     assert scaling.calls == 1
     assert_close(gradients(learner), expected, 1e-9)
 
@@ -114,7 +120,7 @@ def test_batch_norm_that_is_frozen_makes_no_difference(learn: Any) -> None:
     whole_batch(learner._model(), *inputs(learner))
     expected = gradients(learner)
     assert "extractor.backbone.bn1.weight" in expected
-    cached(learner._model(), *inputs(learner), 2)
+    in_micro_batches(learner._model(), *inputs(learner), 2)
     assert_close(gradients(learner), expected, 1e-9)
 
 
@@ -122,7 +128,7 @@ def test_batch_norm_counts_each_micro_batch_once(learn: Any) -> None:
     """Its running statistics are those of one training pass over the micro-batches."""
     learner, other = learn(DOUBLE), learn(DOUBLE)
     images, labels = inputs(learner)
-    cached(learner._model(), images, labels, 3)
+    in_micro_batches(learner._model(), images, labels, 3)
     for part in images.tensor_split(3):
         other.extractor(part)
     counted = dict(learner.extractor.named_buffers())
@@ -155,12 +161,12 @@ def test_dropout_is_replayed(learn: Any, precision: str, checkpointing: str, mod
     learner.loss(embeddings, labels).backward()
     expected = gradients(learner)
     torch.manual_seed(5)
-    found, _ = cached(passes, images, labels, 3)
+    found, _ = in_micro_batches(passes, images, labels, 3)
     tolerance = 1e-10 if precision == "fp64" else 1e-2
     torch.testing.assert_close(found, embeddings.detach(), rtol=0, atol=0)
     assert_close(gradients(learner), expected, tolerance)
     torch.manual_seed(6)
-    cached(passes, images, labels, 3)
+    in_micro_batches(passes, images, labels, 3)
     others = gradients(learner)
     assert any(not torch.allclose(others[name], g, rtol=0.1) for name, g in expected.items()), "noise it is"
 
@@ -193,7 +199,7 @@ def test_a_micro_batch_as_large_as_the_batch_is_the_plain_step(learn: Any, micro
     learner = learn(DOUBLE)
     sizes: list[int] = []
     learner.extractor.register_forward_pre_hook(lambda _m, given: sizes.append(len(given[0])))
-    taken(learner._model(), *inputs(learner), micro_batch)
+    in_micro_batches(learner._model(), *inputs(learner), micro_batch)
     assert sizes == [7]
 
 

@@ -192,5 +192,5 @@ def test_a_dry_run_without_a_readable_image_is_a_data_error(spec, tmp_path):
         (tmp_path / row["path"]).parent.mkdir(exist_ok=True)
         (tmp_path / row["path"]).write_bytes(b"torn")
     spec["data"] = {"table": str(table), "on_bad_image": "skip"}
-    with pytest.raises(DataError, match="no image of a batch can be read"):
+    with pytest.raises(DataError, match="no image can be read for 6 places of a batch"):
         dry_run(spec)

@@ -1,0 +1,124 @@
+"""`--gpus 2` from the command line and from Python: what one gives, and errors before any is started."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+import torch
+
+import metricli
+from metricli.errors import CheckpointError, UsageError
+from metricli.reporter import SilentReporter
+from metricli.runs.context import stop_on_signals
+from metricli.runs.launch import Told, Wire
+from metricli.specs.kinds import ExtractorSpec
+from metricli.specs.train import TrainSpec
+from tests.cli.conftest import Call, error_of
+
+
+@pytest.mark.xdist_group("worlds")
+def test_two_processes_judge_as_one_does(cli: Call, trained: Any, tmp_path: Path) -> None:
+    words = ["validate", "--ckpt", trained.best_ckpt, "--json", "--fail-under", "cmc@1=0.999"]
+    alone = cli(*words, "--out", "one")
+    done = cli(*words, "--out", "two", "--gpus", "2")
+    assert (done.code, done.err) == (8, alone.err)
+    assert done.json | {"seconds": 0} == alone.json | {"seconds": 0}
+    assert [path.name for path in sorted(Path("two").iterdir())] == ["metrics.json", "per_query.parquet"]
+    assert Path("two/per_query.parquet").read_bytes() == Path("one/per_query.parquet").read_bytes()
+    assert json.loads(Path("two/metrics.json").read_text())["metrics"] == done.json["metrics"]
+
+
+@pytest.mark.xdist_group("worlds")
+def test_a_failure_of_all_is_raised_and_said_once(cli: Call, tmp_path: Path) -> None:
+    before = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]
+    message = "the checkpoint 'gone.ckpt' does not exist"
+    with pytest.raises(CheckpointError) as caught:
+        metricli.predict(ckpt="gone.ckpt", out="f.npy", gpus=2)
+    assert str(caught.value) == message
+    assert before == [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]
+    done = cli("predict", "--ckpt", "gone.ckpt", "--out", "f.npy", "--gpus", "2", "--json")
+    assert (done.code, error_of(done)) == (5, message)
+    assert done.json == {"error": {"code": "checkpoint", "message": message, "hint": ""}}
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="for hosts without a GPU")
+def test_more_gpus_than_there_are(refused: Call, spec: str) -> None:
+    done = refused("train", spec, "--gpus", "2", "--device", "cuda")
+    assert (done.code, error_of(done)) == (
+        2,
+        "2 GPUs are asked for, none visible; lower --gpus, or set --device cpu for as many CPU processes",
+    )
+
+
+def test_a_spec_is_checked_before_processes_start(
+    refused: Call, spec: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("metricli.runs.launch.launch", lambda *_, **__: pytest.fail("processes were started"))
+    assert refused("train", spec, "--gpus", "2", "loss.margn=1").code == 2
+    assert refused("validate", spec, "compute.gpus=2", "validation.metrics.cm=[1]").code == 2
+    done = refused("predict", "--out", "f.npy", "compute.gpus=two")
+    assert "compute.gpus" in error_of(done)
+
+
+def test_objects_without_a_package_cannot_travel(tiny: dict[str, Any]) -> None:
+    class Mine(ExtractorSpec):
+        """Mine."""
+
+        name: Literal["mine"] = "mine"
+
+    spec = TrainSpec.model_validate(tiny).model_copy(update={"extractor": Mine()})
+    with pytest.raises(UsageError) as caught:
+        metricli.train(spec, gpus=2)
+    assert str(caught.value) == (
+        "the spec holds objects that other processes cannot build from its words; "
+        "install their package with its entry points, or start the script itself with torchrun"
+    )
+
+
+def test_a_launcher_wins_over_gpus_and_it_is_said(
+    tiny: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from metricli.runs import request
+    from metricli.specs.data import ComputeSpec
+
+    said: list[str] = []
+
+    class Listener(SilentReporter):
+        def warn(self, message: str) -> None:
+            said.append(message)
+
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for gpus in (1, 2, 3):
+        given = {"spec": tiny, "reporter": Listener()}
+        assert request.done_by_others("train", ComputeSpec(gpus=gpus), given) is None
+    assert said == ["3 processes are asked for, and the launcher has started 2: its number counts"]
+
+
+def test_a_second_signal_of_any_kind_acts_at_once() -> None:
+    before = signal.signal(signal.SIGTERM, lambda *_: None)
+    try:
+        with stop_on_signals() as stop:
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert stop.signum == signal.SIGTERM
+            with pytest.raises(KeyboardInterrupt):
+                os.kill(os.getpid(), signal.SIGINT)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def test_a_last_word_that_cannot_travel_goes_as_text(tmp_path: Path) -> None:
+    class Odd(Exception):
+        pass
+
+    wire = Wire(tmp_path)
+    wire.tell(Told(1, 0.0, error=Odd("of here alone")))
+    told = wire.told(1)
+    assert told is not None
+    assert str(told.error) == "Odd: of here alone"
+    assert told.is_cause
