@@ -13,7 +13,10 @@ from typing import Any
 
 import pytest
 
+from metricli.errors import MetricliError
+
 MOST = 4
+GRACE = 5.0
 
 
 def _serve(pipe: Connection) -> None:
@@ -63,31 +66,33 @@ class Worlds:
         return self._answers(size, timeout)
 
     def _answers(self, size: int, timeout: float) -> list[Any]:
-        """By rank; the first that failed, or is gone, is the answer of all."""
+        """By rank. Where one fails others may break as well: what was raised on purpose is told first."""
         ranks = {pipe: rank for rank, (_, pipe) in enumerate(self.members[:size])}
         found: dict[int, Any] = {}
+        failed: list[BaseException] = []
         until = time.monotonic() + timeout
-        while len(found) < size:
-            ready = wait(
-                [pipe for pipe, rank in ranks.items() if rank not in found], until - time.monotonic()
-            )
+        while ranks:
+            ready = wait(list(ranks), max(0.0, until - time.monotonic()))
             if not ready:
-                self.close()
-                silent = sorted(set(ranks.values()) - set(found))
-                raise TimeoutError(f"ranks {silent} of {size} have not answered in {timeout} s")
+                silent = TimeoutError(f"ranks {sorted(ranks.values())} of {size} have not answered")
+                failed.append(silent)
+                break
             for pipe in ready:
-                rank = ranks[pipe]  # type: ignore[index]
+                rank = ranks.pop(pipe)  # type: ignore[arg-type]
                 try:
                     fine, value = pipe.recv()  # type: ignore[union-attr]
                 except EOFError:
-                    self.close()
-                    raise RuntimeError(f"rank {rank} of {size} died") from None
-                if not fine:
-                    self.close()
-                    error, trace = value
-                    error.add_note(f"in rank {rank} of {size}:\n{trace}")
-                    raise error
-                found[rank] = value
+                    fine, value = False, (RuntimeError(f"rank {rank} of {size} died"), "")
+                if fine:
+                    found[rank] = value
+                    continue
+                error, trace = value
+                error.add_note(f"in rank {rank} of {size}:\n{trace}")
+                failed.append(error)
+                until = min(until, time.monotonic() + GRACE)
+        if failed:
+            self.close()
+            raise min(failed, key=lambda error: not isinstance(error, MetricliError))
         return [found[rank] for rank in range(size)]
 
     def close(self) -> None:
