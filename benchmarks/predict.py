@@ -26,7 +26,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -51,7 +51,7 @@ BATCH, WARM = 64, 1
 SETTINGS = [("test_resnet", 64, 0), ("test_resnet", 64, 2), ("resnet18", 128, 0)]
 """Model, pixels, workers."""
 FEW, MANY = 1_000, 100_000
-CONTENDERS = ("by hand", "metricli", "OML saving")
+CONTENDERS = ("metricli", "by hand", "OML saving")
 
 
 class Clock(SilentReporter):
@@ -187,7 +187,7 @@ def peak_mb() -> float:
     return float(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1]) / 1024
 
 
-def memory(folder: Path, few: int, many: int) -> list[str]:
+def memory(folder: Path, few: int, many: int) -> Iterator[str]:
     """Rows of the table of memory."""
     small = []
     for i in range(16):
@@ -195,7 +195,6 @@ def memory(folder: Path, few: int, many: int) -> list[str]:
         pixels = np.random.default_rng(i).integers(0, 256, (8, 8, 3), dtype=np.uint8)
         Image.fromarray(pixels).save(small[-1])
     ckpt = checkpoint(folder, "test_vit", 16)
-    lines = []
     for name in CONTENDERS:
         peaks = []
         for rows in (few, many):
@@ -204,8 +203,7 @@ def memory(folder: Path, few: int, many: int) -> list[str]:
             done = subprocess.run(words, capture_output=True, text=True, check=True)
             peaks.append(float(done.stdout.splitlines()[-1]))
         more = peaks[1] - peaks[0]
-        lines.append(f"{name:14}{peaks[0]:14.0f}{peaks[1]:14.0f}{more:10.0f}")
-    return lines
+        yield f"{name:14}{peaks[0]:14.0f}{peaks[1]:14.0f}{more:10.0f}"
 
 
 def machine() -> str:
@@ -233,27 +231,29 @@ def main() -> None:
     turns, rows, few, many = options.turns, options.rows, FEW, MANY
     if options.quick:
         turns, rows, few, many = 1, 70, 70, 300
-    lines = [
+    lines: list[str] = []
+
+    def tell(*new: str) -> None:
+        lines.extend(new)
+        print(*new, sep="\n", flush=True)
+
+    tell(
         machine(),
         f"{rows} images of {source().name}, {turns} turns, batches of {BATCH}, fp32, CPU",
         "",
         f"{'':46}{'images/s':>12}{'ratio':>8}",
-    ]
+    )
     with tempfile.TemporaryDirectory() as folder:
         for number, (model, side, workers) in enumerate(SETTINGS[: 1 if options.quick else None]):
             place = Path(folder) / str(number)
             (place / f"w{workers}").mkdir(parents=True)
-            lines += speed(place, model, side, workers, rows, turns)
-        lines += ["", f"{'peak MB':14}{f'{few} rows':>14}{f'{many} rows':>14}{'more':>10}"]
-        lines += memory(Path(folder), few, many)
-    lines += [
-        "",
-        f"goals: metricli at {SPEED_GOAL} or more of by hand, and {MEMORY_GOAL:.0f} MB more or less",
-    ]
-    text = "\n".join(lines)
-    print(text)
+            tell(*speed(place, model, side, workers, rows, turns))
+        tell("", f"{'peak MB':14}{f'{few} rows':>14}{f'{many} rows':>14}{'more':>10}")
+        for line in memory(Path(folder), few, many):
+            tell(line)
+    tell("", f"goals: metricli at {SPEED_GOAL} or more of by hand, and {MEMORY_GOAL:.0f} MB more or less")
     if options.write:
-        RESULT.write_text(text + "\n", encoding="utf-8")
+        RESULT.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -31,8 +31,8 @@ from metricli.components.batch_norm import synchronise_batch_norm
 from metricli.components.dataset import Batch
 from metricli.core.gather import gather_rows, sum_gradients
 from metricli.reporter import SilentReporter
+from metricli.runs.building import build_learner
 from metricli.runs.context import open_context
-from metricli.runs.learner import build_learner
 from metricli.runs.processes import World, joined
 from metricli.specs.load import load_spec
 from metricli.specs.train import TrainSpec

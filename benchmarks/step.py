@@ -26,8 +26,8 @@ from metricli.components.extractors import timm_extractor
 from metricli.components.losses import TripletLoss
 from metricli.components.miners import HardTriplets
 from metricli.reporter import SilentReporter
+from metricli.runs.building import build_learner
 from metricli.runs.context import open_context
-from metricli.runs.learner import build_learner
 from metricli.specs.load import load_spec
 from metricli.specs.train import TrainSpec
 

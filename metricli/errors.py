@@ -18,6 +18,7 @@ what is wrong and where; the hint says what to do next.
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
@@ -33,8 +34,10 @@ __all__ = [
     "Problem",
     "ResourceError",
     "SpecError",
+    "Terminated",
     "UsageError",
     "WorkerError",
+    "interruption",
 ]
 
 Severity = Literal["error", "warning"]
@@ -159,6 +162,17 @@ class Interrupted(MetricliError):
     def __init__(self, message: str, *, signum: int, hint: str = "") -> None:
         super().__init__(message, hint=hint)
         self.exit_code = 128 + signum
+
+
+class Terminated(BaseException):
+    """SIGTERM on its way up; as of KeyboardInterrupt, no `except Exception` of a library can swallow it."""
+
+
+def interruption(error: KeyboardInterrupt | Terminated) -> Interrupted:
+    """What to say of a signal that was raised."""
+    if isinstance(error, Terminated):
+        return Interrupted("terminated", signum=signal.SIGTERM)
+    return Interrupted("interrupted", signum=signal.SIGINT)
 
 
 def format_problems(source: str, problems: Sequence[Problem]) -> str:

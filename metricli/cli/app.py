@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from metricli import __version__
+from metricli.cli.words import required, show, spec_and_overrides
 from metricli.placement import placement
 
 app = typer.Typer(
@@ -67,17 +67,17 @@ def train(
     from metricli.cli import render
     from metricli.cli.progress import reporter
 
-    spec, overrides = _split(words)
-    spec = _require(spec, "metricli train spec.yaml")
+    spec, overrides = spec_and_overrides(words)
+    spec = required(spec, "metricli train spec.yaml")
     live = reporter(quiet=quiet)
     if dry_run:
         tried = api.dry_run(spec, overrides, gpus=gpus, device=device, reporter=live)
-        _show(tried, render.dry, as_json=as_json)
+        show(tried, render.dry, as_json=as_json)
         return
     report = api.train(
         spec, overrides, gpus=gpus, device=device, run_dir=run_dir, resume=resume, reporter=live
     )
-    _show(report, render.trained, as_json=as_json)
+    show(report, render.trained, as_json=as_json)
 
 
 @app.command()
@@ -112,7 +112,7 @@ def validate(
     from metricli.cli.progress import reporter
     from metricli.errors import MetricliError
 
-    spec, overrides = _split(words)
+    spec, overrides = spec_and_overrides(words)
     limits = gates.parse(fail_under or [])
     gates.check_folder(out)
     report = api.validate(
@@ -140,7 +140,7 @@ def validate(
             more["gate"] = [limit.check(report.metrics) for limit in limits]
     except MetricliError as error:  # the metrics are there, and may have cost hours: show them first
         failure, more["error"] = error, error.to_dict()
-    _show(report, render.validated, as_json=as_json, more=more)
+    show(report, render.validated, as_json=as_json, more=more)
     if failure is not None:
         raise failure
     gates.enforce(more.get("gate", []))
@@ -171,7 +171,7 @@ def predict(
     from metricli.cli import render
     from metricli.cli.progress import reporter
 
-    spec, overrides = _split(words)
+    spec, overrides = spec_and_overrides(words)
     report = api.predict(
         spec,
         overrides,
@@ -186,7 +186,7 @@ def predict(
         shard=shard,
         reporter=reporter(quiet=quiet),
     )
-    _show(report, render.predicted, as_json=as_json)
+    show(report, render.predicted, as_json=as_json)
 
 
 @app.command()
@@ -202,7 +202,7 @@ def merge(
     from metricli.cli.progress import reporter
 
     report = api.merge(parts, out=out, reporter=reporter(quiet=quiet))
-    _show(report, render.predicted, as_json=as_json)
+    show(report, render.predicted, as_json=as_json)
 
 
 @app.command("inspect-dataset")
@@ -234,7 +234,7 @@ def inspect_dataset(
         report = api.inspect_dataset(table, root=root, deep=deep, on_progress=on_progress)
     finally:
         live.end()
-    _show(report, render.inspected, as_json=as_json)
+    show(report, render.inspected, as_json=as_json)
     if report.errors:
         raise typer.Exit(3)
 
@@ -285,15 +285,15 @@ def env(
     """Print versions, for a bug report; or check a spec for training in several processes."""
     from metricli.cli import light
 
-    spec, overrides = _split(words)
+    spec, overrides = spec_and_overrides(words)
     if distributed:
         from metricli import api
         from metricli.cli import render
         from metricli.cli.progress import reporter
 
-        spec = _require(spec, "metricli env --distributed spec.yaml")
+        spec = required(spec, "metricli env --distributed spec.yaml")
         report = api.check_processes(spec, overrides, reporter=reporter(quiet=quiet))
-        _show(report, render.compared_processes, as_json=as_json)
+        show(report, render.compared_processes, as_json=as_json)
         render.require_parity(report)
         return
     if words:
@@ -301,37 +301,3 @@ def env(
 
         raise UsageError(f"env takes no {words[0]!r}", hint="metricli env --distributed spec.yaml checks one")
     light.env(as_json=as_json)
-
-
-def _split(words: Sequence[str] | None) -> tuple[str | None, list[str]]:
-    from metricli.errors import UsageError
-
-    specs = [word for word in words or [] if "=" not in word or _is_spec_file(word)]
-    if len(specs) > 1:
-        raise UsageError(
-            f"one SPEC at most, got {', '.join(map(repr, specs))}", hint="overrides are KEY=VALUE"
-        )
-    return (specs[0] if specs else None), [word for word in words or [] if word not in specs]
-
-
-def _is_spec_file(word: str) -> bool:
-    return word.endswith((".yaml", ".yml")) and Path(word).is_file()
-
-
-def _require(spec: str | None, example: str) -> str:
-    from metricli.errors import UsageError
-
-    if spec is None:
-        raise UsageError("no SPEC is given", hint=example)
-    return spec
-
-
-def _show(report: Any, shown: Any, *, as_json: bool, more: dict[str, Any] | None = None) -> None:
-    if not placement().is_main:
-        return
-    if not as_json:
-        shown(report)
-        return
-    from metricli.cli.launch import print_json
-
-    print_json(report.to_dict() | (more or {}))

@@ -12,8 +12,11 @@ import traceback
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from metricli.errors import Interrupted, MetricliError, ResourceError, UsageError
+from metricli.errors import Interrupted, MetricliError, ResourceError, Terminated, UsageError, interruption
 from metricli.placement import placement
+
+_TIDY = "\r\x1b[2K\x1b[?25h"
+"""Clears the line and shows the cursor: a process that was killed has left its bar, and hidden it."""
 
 
 class _Stdout:
@@ -62,13 +65,13 @@ def _run(words: Sequence[str]) -> int:
         from metricli.cli.membership import become_member
 
         become_member()
-    interrupted = Interrupted("interrupted", signum=signal.SIGINT)
+    interrupted = interruption(KeyboardInterrupt())
     try:
         result = app(args=list(words), prog_name="metricli", standalone_mode=False)
     except MetricliError as error:
         return fail(error, as_json=as_json)
-    except KeyboardInterrupt:
-        return fail(interrupted, as_json=as_json)
+    except (KeyboardInterrupt, Terminated) as error:
+        return fail(interruption(error), as_json=as_json)
     except SystemExit as error:
         if isinstance(error.__context__, BrokenPipeError):  # typer exits with 1 there
             raise error.__context__ from None
@@ -89,7 +92,7 @@ def _fail_otherwise(error: Exception, *, as_json: bool) -> int:
     if type(error).__name__ == "Exit":
         return int(getattr(error, "exit_code", 0))
     if type(error).__name__ == "Abort":
-        return fail(Interrupted("interrupted", signum=signal.SIGINT), as_json=as_json)
+        return fail(interruption(KeyboardInterrupt()), as_json=as_json)
     if hasattr(error, "format_message"):  # typer's own usage errors
         context = getattr(error, "ctx", None)
         command = context.command_path if context is not None else "metricli"
@@ -121,6 +124,8 @@ def fail(error: MetricliError, *, as_json: bool) -> int:
     """Say a failure on stderr, on stdout too as a document with `--json`; its exit code."""
     if _several() and not _speaks(error):
         return error.exit_code
+    if sys.stderr.isatty() and os.environ.get("TERM", "dumb") != "dumb":
+        sys.stderr.write(_TIDY)
     print(f"error: {error}", file=sys.stderr)  # noqa: T201
     if as_json and not _Stdout.has_document:  # a failure after the work stands in the document of the work
         print_json({"error": error.to_dict()})
@@ -154,5 +159,5 @@ def print_json(document: Any) -> None:
     print(json.dumps(document, indent=2, allow_nan=False, ensure_ascii=False))  # noqa: T201
 
 
-def _on_sigterm(signum: int, _frame: Any) -> NoReturn:
-    raise Interrupted("terminated", signum=signum)
+def _on_sigterm(_signum: int, _frame: Any) -> NoReturn:
+    raise Terminated

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from metricli.cli.membership import become_member, leave, patience, wait_or_leave
-from metricli.errors import Interrupted, MetricliError, WorkerError
+from metricli.errors import MetricliError, Terminated, WorkerError, interruption
 from metricli.placement import Placement, cores, placement
 from metricli.reporter import SilentReporter
 from metricli.runs.launch import Told, Wire, portable
@@ -41,8 +41,8 @@ def main(folder: str, agent: str) -> NoReturn:
         report = _call(request, here)
         if here.is_main:
             report = portable(report, wire.folder / "written")
-    except KeyboardInterrupt:
-        error = Interrupted("interrupted", signum=signal.SIGINT)
+    except (KeyboardInterrupt, Terminated) as stopped:
+        error = interruption(stopped)
     except MetricliError as failure:
         error = failure
     except SystemExit as wish:
@@ -73,8 +73,8 @@ def _print_to(log: Path) -> None:
         os.dup2(file.fileno(), 2)
 
 
-def _on_sigterm(signum: int, _frame: Any) -> NoReturn:
-    raise Interrupted("terminated", signum=signum)
+def _on_sigterm(_signum: int, _frame: Any) -> NoReturn:
+    raise Terminated
 
 
 def _watch_others(wire: Wire, here: Placement) -> None:

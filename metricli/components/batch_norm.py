@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from timm.layers.norm_act import BatchNormAct2d
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -25,9 +26,10 @@ class _Normalise(torch.autograd.Function):
         ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: float
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         kind = torch.promote_types(x.dtype, torch.float32)
-        rows = x.to(kind).transpose(0, 1).flatten(1)  # (C, images and positions)
-        var, mean = torch.var_mean(rows, dim=1, correction=0)
-        count = torch.full_like(mean[:1], rows.shape[1])
+        shape, over = (1, -1) + (1,) * (x.ndim - 2), [0, *range(2, x.ndim)]
+        mean = x.mean(over, dtype=kind)
+        var = (x - mean.view(shape)).square_().mean(over)  # many times faster than torch.var_mean
+        count = torch.full_like(mean[:1], x.numel() // len(mean))
         own = torch.cat([mean, var, count])
         told = [torch.empty_like(own) for _ in range(dist.get_world_size())]
         dist.all_gather(told, own)
@@ -35,14 +37,10 @@ class _Normalise(torch.autograd.Function):
         total = counts.sum()
         mean = (means * counts).sum(0) / total
         var = ((variances + (means - mean).square()) * counts).sum(0) / total
-        scale = (var + eps).rsqrt()
-        shape = (1, -1) + (1,) * (x.ndim - 2)
-        y = (x - mean.view(shape)) * (scale if weight is None else scale * weight).view(shape)
-        if bias is not None:
-            y = y + bias.view(shape)
-        ctx.save_for_backward(x, weight, mean, scale, total)
+        y = F.batch_norm(x, mean, var, weight, bias, training=False, eps=eps)
+        ctx.save_for_backward(x, weight, mean, (var + eps).rsqrt(), total)
         ctx.mark_non_differentiable(mean, var, total)
-        return y.to(x.dtype), mean, var, total
+        return y, mean, var, total
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> tuple[Tensor, Tensor | None, Tensor | None, None]:
@@ -50,13 +48,13 @@ class _Normalise(torch.autograd.Function):
         shape = (1, -1) + (1,) * (x.ndim - 2)
         over = [0, *range(2, x.ndim)]
         dy = gradients[0].to(mean.dtype)
-        normal = (x - mean.view(shape)) * scale.view(shape)
+        normal = (x - mean.view(shape)).mul_(scale.view(shape))
         sums = torch.stack([dy.sum(over), (dy * normal).sum(over)])
         of_bias, of_weight = sums.clone()
         dist.all_reduce(sums)
         sums /= total
-        dx = dy - sums[0].view(shape) - normal * sums[1].view(shape)
-        dx = dx * (scale if weight is None else scale * weight).view(shape)
+        dx = normal.mul_(-sums[1].view(shape)).add_(dy).sub_(sums[0].view(shape))  # no more temporaries
+        dx.mul_((scale if weight is None else scale * weight).view(shape))
         has_weight, has_bias = ctx.needs_input_grad[1:3]
         return dx.to(x.dtype), of_weight if has_weight else None, of_bias if has_bias else None, None
 

@@ -25,7 +25,15 @@ from metricli.errors import CheckpointError, ResourceError
 FORMAT = "metricli"
 FORMAT_VERSION = 1
 
-__all__ = ["FORMAT_VERSION", "file_sha256", "pack", "read_tensor_file", "unpack", "write_tensor_file"]
+__all__ = [
+    "FORMAT_VERSION",
+    "file_sha256",
+    "fsync",
+    "pack",
+    "read_tensor_file",
+    "unpack",
+    "write_tensor_file",
+]
 
 
 def write_tensor_file(path: Path, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> str:
@@ -47,7 +55,7 @@ def write_tensor_file(path: Path, tensors: Mapping[str, Tensor], meta: Mapping[s
         with part.open("rb+") as file:
             os.fsync(file.fileno())
         part.replace(path)
-        _fsync_folder(path.parent)
+        fsync(path.parent)
     except (OSError, SafetensorError) as error:
         part.unlink(missing_ok=True)
         full = getattr(error, "errno", None) == errno.ENOSPC or "No space" in str(error)
@@ -122,8 +130,9 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _fsync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
+def fsync(path: Path) -> None:
+    """Bring a file, or the names in a folder, to the disk."""
+    handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:

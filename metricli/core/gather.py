@@ -104,9 +104,9 @@ def _buckets(parameters: Sequence[nn.Parameter]) -> list[list[tuple[int, Tensor]
 
 
 @torch.no_grad()
-def broadcast_from_main(module: nn.Module) -> None:
-    """Give every process the parameters and buffers that the main one has."""
-    for tensor in (*module.parameters(), *module.buffers()):
+def broadcast_from_main(tensors: Iterable[Tensor]) -> None:
+    """Give every process the values that these tensors (parameters, buffers) have in the main one."""
+    for tensor in tensors:
         sent = tensor.detach().contiguous()
         dist.broadcast(sent, src=0)
         tensor.copy_(sent)

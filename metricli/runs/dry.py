@@ -9,13 +9,15 @@ from typing import Any
 
 import torch
 
-from metricli.components.dataset import Batch, image_loader
+from metricli.components.dataset import Batch
+from metricli.components.loading import image_loader
 from metricli.reporter import Reporter, SilentReporter
 from metricli.reports import DryRunReport
+from metricli.runs.building import build_learner
 from metricli.runs.context import Context, choose_device, open_context
 from metricli.runs.embed import refuse_bad, refuse_empty, refuse_missing
 from metricli.runs.judging import built_postprocessors, require_fit, try_postprocessors
-from metricli.runs.learner import Learner, build_learner
+from metricli.runs.learner import Learner
 from metricli.runs.parts import image_dataset
 from metricli.runs.probing import resolve_sampler
 from metricli.runs.processes import World, joined
@@ -86,20 +88,24 @@ def _try_step(spec: TrainSpec, data: TrainSet, learner: Learner) -> dict[str, An
     learner.start_epoch(0)
     first = next(iter(data.batches))
     batch: Batch = next(iter(image_loader(data.dataset, [first], num_workers=0)))
-    refuse_bad(batch.bad, spec.data)
-    refuse_missing(batch.missing, batch.bad)
+    told = learner.context.world.gather((batch.rows.tolist(), batch.bad, batch.missing))
+    rows = [row for part, _, _ in told for row in part]
+    bad = [one for _, some, _ in told for one in some]
+    refuse_bad(bad, spec.data)
+    refuse_missing(sum(places for _, _, places in told), bad)
     started = time.monotonic()
     values = learner.step(batch, 0)
     seconds = time.monotonic() - started
-    labels = Counter(batch.labels.tolist())
-    categories = {str(data.rows.categories[row]) for row in batch.rows.tolist()} - {""}
+    assert learner.labels is not None
+    labels = Counter(learner.labels.tolist())
+    categories = {str(data.rows.categories[row]) for row in rows} - {""}
     return {
-        "images": len(batch.rows),
-        "shape": list(batch.images.shape),
+        "images": len(rows),
+        "shape": [len(rows), *batch.images.shape[1:]],
         "labels": len(labels),
         "instances": [min(labels.values()), max(labels.values())],
         "categories": len(categories),
-        "different_images": len(set(batch.rows.tolist())),
+        "different_images": len(set(rows)),
         "seconds": seconds,
         **values,
     }

@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from metricli.components.dataset import Batch, ImageDataset, image_loader
+from metricli.components.dataset import Batch, ImageDataset
+from metricli.components.loading import image_loader
 from metricli.errors import DataError, NonFiniteError
 from metricli.runs.context import Context
 from metricli.specs.data import DataSpec

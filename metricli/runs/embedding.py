@@ -62,7 +62,8 @@ def embed_rows(
         held[0][torch.from_numpy(rows).to(held[0].device)] = found.to(held[0].device, held[0].dtype)
         times[rows] += 1
 
-    skipped = embed(context, extractor, loader, keep, data=data, name="embed")
+    name = "embed" if world.size == 1 else f"embed (1 of {world.size} processes)"
+    skipped = embed(context, extractor, loader, keep, data=data, name=name)
     times[skipped] += 1
     done, left_out = zip(*world.gather((times, skipped)), strict=True)
     _require_each_once(sum(done), rows)

@@ -196,10 +196,12 @@ def _run_agent(wire: Wire, processes: int) -> tuple[dict[int, int], int | None]:
         rdzv_endpoint="localhost:0",
         max_restarts=0,
         monitor_interval=0.1,
-        signals_to_handle="SIGHUP",  # the others are ours
+        signals_to_handle="",  # they are ours
         shutdown_timeout=SAVING,
     )
-    command = ("-u", "-m", "metricli.cli.worker", str(wire.folder), str(os.getpid()))
+    # a file of the working directory must not stand for a module there if it does not here
+    safe = () if {"", os.getcwd()} & set(sys.path) else ("-P",)
+    command = ("-u", *safe, "-m", "metricli.cli.worker", str(wire.folder), str(os.getpid()))
     try:
         with _silenced(), _signals(wire, processes, SignalException):
             elastic_launch(config, sys.executable)(*command)
@@ -227,7 +229,10 @@ def _silenced() -> Iterator[None]:
 
 @contextmanager
 def _signals(wire: Wire, processes: int, raised: type[Exception]) -> Iterator[None]:
-    """The first SIGINT or SIGTERM goes to the processes, by way of the agent; a second ends them at once."""
+    """The first signal goes to the processes, by way of the agent; a second ends them at once.
+
+    A SIGHUP that is ignored, as under nohup, stays so.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -245,8 +250,9 @@ def _signals(wire: Wire, processes: int, raised: type[Exception]) -> Iterator[No
 
     before = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     try:
-        signal.signal(signal.SIGINT, stop)
-        signal.signal(signal.SIGTERM, stop)
+        for each, handler in before.items():
+            if each != signal.SIGHUP or handler != signal.SIG_IGN:
+                signal.signal(each, stop)
         yield
     finally:
         for each, handler in before.items():
@@ -266,7 +272,7 @@ def _cause(
     if signum is None and died:
         rank = min(died, key=lambda rank: (died[rank] == -signal.SIGTERM, rank))  # those the agent ended last
         return _silent_death(rank, died[rank], wire)
-    others = sorted(words.values(), key=lambda told: (isinstance(told.error, Interrupted), told.rank))
+    others = sorted(words.values(), key=lambda told: told.rank if signum is not None else told.at)
     if signum is not None:
         others = [told for told in others if isinstance(told.error, Interrupted)]
         if not others:

@@ -15,15 +15,12 @@ from numpy.typing import NDArray
 from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor, nn
 
-from metricli.components.batch_norm import synchronise_batch_norm
 from metricli.components.dataset import Batch
-from metricli.components.param_groups import parameter_groups
 from metricli.components.stages import Stage, frozen_stages, rest, rest_batch_norm, stages_of
 from metricli.core.gather import broadcast_from_main, gather_rows, mean_gradients, sum_gradients
-from metricli.errors import NonFiniteError, Problem, SpecError
+from metricli.errors import NonFiniteError
 from metricli.runs.context import Context
 from metricli.runs.non_finite import non_finite, not_finite
-from metricli.runs.parts import built_extractor, built_loss
 from metricli.runs.stepping import Model, compile_errors, parts_of, taken
 from metricli.specs.train import TrainSpec
 
@@ -220,6 +217,14 @@ class Learner:
             norm = nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None])
         return None if self.spec.training.precision == "fp16" else norm
 
+    def agree(self) -> None:
+        """Make the buffers of what is judged those of the main process, whose are saved.
+
+        Batch norm that is not synchronised has other statistics in each.
+        """
+        if self.context.world.size > 1:
+            broadcast_from_main(self.judged.buffers())
+
     def end_epoch(self, epoch: int) -> None:
         """Step a schedule that counts epochs."""
         if not self.spec.scheduler.monitored and self.spec.scheduler.interval == "epoch":
@@ -262,88 +267,6 @@ class Learner:
             self.context.accelerator.scaler.load_state_dict(state["scaler"])
         if self.ema is not None:
             self.ema.module.load_state_dict(state["ema"])
-
-
-def build_learner(
-    spec: TrainSpec,
-    context: Context,
-    *,
-    num_labels: int,
-    label_to_category: list[int] | None,
-    steps_per_epoch: int,
-    paths: Sequence[str] | NDArray[Any] = (),
-) -> Learner:
-    """Build and place everything that learns; the initial weights follow the seed alone.
-
-    Raises:
-        SpecError: freezing the backbone would leave nothing to train, or the backbone cannot do what
-            `training` or `optimizer.layer_decay` ask of it.
-    """
-    torch.manual_seed(spec.seed)
-    extractor = built_extractor(spec.extractor, load_weights=True, dtype=context.dtype)
-    loss = built_loss(
-        spec,
-        dim=extractor.dim,  # type: ignore[arg-type]
-        num_labels=num_labels,
-        label_to_category=label_to_category,
-    )
-    loss = loss.to(context.dtype)
-    extractor.to(context.device)
-    _prepare(extractor, spec, context)
-    loss.to(context.device)
-    if context.world.size > 1:
-        _share(extractor, loss, spec, context)
-    options = spec.optimizer
-    try:
-        groups = parameter_groups(
-            extractor,
-            loss,
-            lr=options.lr,
-            head_lr=options.head_lr,
-            loss_lr=options.loss_lr,
-            layer_decay=options.layer_decay,
-            weight_decay=options.weight_decay,
-            decay_norms_and_biases=options.decay_norms_and_biases,
-        )
-    except ValueError as error:
-        raise SpecError("the spec", [Problem("optimizer.layer_decay", f"{error}; set it to null")]) from None
-    if spec.training.freeze_epochs and all(group["name"].startswith("backbone") for group in groups):
-        what = (
-            "freezing the backbone leaves nothing to train: no projection, BNNeck or parameters in the loss"
-        )
-        raise SpecError("the spec", [Problem("training.freeze_epochs", what)])
-    if options.loss_lr is not None and not list(loss.parameters()):
-        context.reporter.warn("optimizer.loss_lr: the loss has no parameters of its own; set it to null")
-    optimizer = options.build(groups)
-    scheduler = spec.scheduler.build(
-        optimizer, total_steps=spec.training.epochs * steps_per_epoch, steps_per_epoch=steps_per_epoch
-    )
-    return Learner(context, extractor, loss, optimizer, scheduler, spec, paths)
-
-
-def _prepare(extractor: nn.Module, spec: TrainSpec, context: Context) -> None:
-    """Memory order, checkpointing of activations, and what is doubtful about a backbone."""
-    backbone: Any = getattr(extractor, "backbone", extractor)
-    if spec.training.channels_last:
-        extractor.to(memory_format=torch.channels_last)
-    if spec.training.gradient_checkpointing:
-        try:
-            backbone.set_grad_checkpointing(True)
-        except (AttributeError, TypeError, AssertionError):  # timm asserts that a model can do it
-            what = f"the backbone {type(backbone).__name__} has no gradient checkpointing; set it to false"
-            raise SpecError("the spec", [Problem("training.gradient_checkpointing", what)]) from None
-    if spec.training.freeze_batch_norm and not rest_batch_norm(backbone):
-        context.reporter.warn("training.freeze_batch_norm: the backbone has no batch normalisation")
-
-
-def _share(extractor: nn.Module, loss: nn.Module, spec: TrainSpec, context: Context) -> None:
-    """One start and one batch norm for all processes."""
-    broadcast_from_main(extractor)
-    broadcast_from_main(loss)
-    if spec.training.sync_batchnorm:
-        for kind in synchronise_batch_norm(extractor):
-            what = f"{kind} takes its statistics from each process's images alone"
-            context.reporter.warn(f"training.sync_batchnorm: {what}: the results depend on their number")
 
 
 def _on_the_host(values: Mapping[str, Tensor | float], dtype: torch.dtype) -> dict[str, float]:

@@ -10,12 +10,14 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from metricli.components.batch_norm import GlobalBatchNorm
-from metricli.components.dataset import Batch, image_loader
+from metricli.components.dataset import Batch
+from metricli.components.loading import image_loader
 from metricli.reporter import Reporter, SilentReporter
 from metricli.reports import ParityReport
+from metricli.runs.building import build_learner
 from metricli.runs.context import Context, choose_device, open_context
 from metricli.runs.embed import refuse_bad
-from metricli.runs.learner import Learner, build_learner
+from metricli.runs.learner import Learner
 from metricli.runs.probing import resolve_sampler
 from metricli.runs.processes import World, joined
 from metricli.runs.stepping import parts_of

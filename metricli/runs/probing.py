@@ -13,8 +13,9 @@ from metricli.components.dataset import Batch, seeded
 from metricli.data.table import Table
 from metricli.errors import NonFiniteError, Problem, ResourceError, SpecError
 from metricli.reporter import Reporter, SilentReporter
+from metricli.runs.building import build_learner
 from metricli.runs.context import Context, choose_device, open_context
-from metricli.runs.learner import Learner, build_learner
+from metricli.runs.learner import Learner
 from metricli.runs.processes import ALONE, World
 from metricli.runs.trainset import LabelCodes, code_labels
 from metricli.specs.kinds import SamplerSpec

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 
-from metricli.errors import MetricliError, UsageError
+from metricli.errors import DataError, MetricliError, UsageError, WorkerError
 from metricli.placement import Placement, cores, placement
 
 __all__ = ["ALONE", "World", "cores", "joined"]
@@ -37,20 +37,44 @@ class World(Placement):
         return values
 
     def once(self, make: Callable[[], T]) -> T:
-        """What the main process makes, in every process; what it raises is raised in every process."""
+        """What the main process makes, in every process; what it raises is raised in every process.
+
+        Of a failure that is not ours the others learn by a WorkerError that leaves the word to the main one.
+        """
         if self.size == 1:
             return make()
         told: list[Any] = [None, None]
+        fault: Exception | None = None
         if self.is_main:
             try:
                 told = [make(), None]
             except MetricliError as error:
                 told = [None, error]
+            except Exception as error:
+                fault, lost = error, WorkerError(f"process 0 failed: {type(error).__name__}: {error}")
+                lost.lost = True
+                told = [None, lost]
         dist.broadcast_object_list(told, src=0)
+        if fault is not None:
+            raise fault
         if told[1] is not None:
             raise told[1]
         made: T = told[0]
         return made
+
+    def require_alike(self, **seen: object) -> None:
+        """Refuse to go on where processes, perhaps on several hosts, have read other files; `seen` by name.
+
+        Raises:
+            DataError: naming what differs.
+        """
+        for rank, theirs in enumerate(self.gather(seen)):
+            for what in seen:
+                if theirs[what] != seen[what]:
+                    raise DataError(
+                        f"processes {self.rank} and {rank} have read another {what}",
+                        hint="give all hosts the same files",
+                    )
 
     def wait(self) -> None:
         """Until every process is here."""

@@ -1,44 +1,30 @@
-"""`metricli train`, top to bottom: the algorithm."""
+"""`metricli train`, top to bottom: all that stands ready before the loop of training.py, and its report."""
 
 from __future__ import annotations
 
-import math
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-from metricli.components.dataset import Batch
-from metricli.data.table import Rows, Table
-from metricli.errors import CollapseError, DataError, Interrupted
+from metricli.data.table import Table
 from metricli.reporter import Reporter, SilentReporter
-from metricli.reports import OVERALL, Intervals, Metrics, TrainReport
-from metricli.runs.checkpoints import read_last, save_best
-from metricli.runs.context import Context, StopFlag, choose_device, open_context, stop_on_signals
+from metricli.reports import TrainReport
+from metricli.runs.building import build_learner
+from metricli.runs.checkpoints import read_last
+from metricli.runs.context import choose_device, open_context, stop_on_signals
 from metricli.runs.directory import RunDirectory
-from metricli.runs.embed import refuse_bad, refuse_missing
-from metricli.runs.embedding import embed_rows, images_of, row_loader, skipped_paths
-from metricli.runs.evaluate import Evaluation, evaluate_rows
-from metricli.runs.history import (
-    Progress,
-    is_lower_better,
-    monitored,
-    report,
-    restore,
-    save,
-)
+from metricli.runs.evaluate import evaluate_rows
+from metricli.runs.history import Progress, report, restore
 from metricli.runs.judging import built_postprocessors, require_fit
-from metricli.runs.learner import Learner, build_learner
 from metricli.runs.logs import Logs, Transcript
-from metricli.runs.parts import check_with_table, image_dataset, open_table
+from metricli.runs.parts import check_with_table, open_table
 from metricli.runs.probing import resolve_sampler
 from metricli.runs.processes import World, joined
 from metricli.runs.resuming import choose_run, finished_report, with_numbers_of
-from metricli.runs.trainset import TrainSet, build_train_set
+from metricli.runs.training import Training
+from metricli.runs.trainset import build_train_set
 from metricli.runs.validate import gallery_of
-from metricli.runs.watch import Watch
 from metricli.specs.load import Loaded, check_spec
 from metricli.specs.train import TrainSpec
 
@@ -77,7 +63,9 @@ def _train(
     spec = loaded.spec
     postprocessors = built_postprocessors(spec.validation)
     context = open_context(spec.compute, reporter, spec.training.precision, world)
-    data = build_train_set(spec, table, context)
+    data, rows = build_train_set(spec, table, context), table.split("validation")
+    if world.size > 1:
+        world.require_alike(table=(data.digest(), len(rows)))
     learner = build_learner(
         spec,
         context,
@@ -86,7 +74,6 @@ def _train(
         steps_per_epoch=data.steps_per_epoch,
         paths=data.rows.paths,
     )
-    rows = table.split("validation")
     gallery = gallery_of(spec.validation, table, rows, "validation", reporter, world)
     require_fit(spec.validation, int(learner.extractor.dim), gallery)  # type: ignore[arg-type]
     judge = partial(
@@ -130,237 +117,6 @@ def _open(
         said = f"run directory {run.path}"
     reporter.write_to(run.log)
     reporter.say(said)
-
-
-class Training:
-    """The loop over epochs of one run."""
-
-    def __init__(
-        self,
-        loaded: Loaded[TrainSpec],
-        context: Context,
-        data: TrainSet,
-        learner: Learner,
-        validation_rows: Rows,
-        run: RunDirectory,
-        progress: Progress,
-        logs: Logs,
-        warnings: list[str],
-        evaluate: Callable[..., Evaluation],
-    ) -> None:
-        self.loaded, self.spec, self.context, self.data = loaded, loaded.spec, context, data
-        self.learner, self.run_dir, self.progress, self.logs = learner, run, progress, logs
-        self.reporter, self.warnings, self.world = context.reporter, warnings, context.world
-        self.watch = Watch(self.spec, learner.loss, data.labels)
-        self.eval_transform = self.spec.transforms.eval.build()
-        self.validation_rows = validation_rows
-        self.intervals: Intervals = {}
-        if self.spec.training.freeze_epochs:
-            self.reporter.say(
-                f"the backbone is frozen in the first {self.spec.training.freeze_epochs} epochs"
-            )
-        if self.spec.training.ema is not None:
-            decay = self.spec.training.ema.decay
-            self.reporter.say(
-                f"judged and kept in best.ckpt: the average of the weights (EMA, decay {decay})"
-            )
-        dataset = image_dataset(validation_rows, self.eval_transform, self.spec.data)
-        self.validation_loader = row_loader(context, dataset, self.spec.validation)
-        self.images = partial(images_of, dataset, context.device)
-        self.evaluate = evaluate
-
-    def warn(self, message: str) -> None:
-        """Say a warning and keep it for the report."""
-        self.warnings.append(message)
-        self.reporter.warn(message)
-
-    def warn_once(self, message: str) -> None:
-        """The same, for what every epoch finds again."""
-        if message not in self.warnings:
-            self.warn(message)
-
-    def run(self, stop: StopFlag) -> None:
-        """Every epoch that is left."""
-        training, progress = self.spec.training, self.progress
-        while progress.epoch < training.epochs and not progress.stopped:
-            started = time.monotonic()
-            try:
-                self.train_epoch(stop)
-            except DataError:  # an image that cannot be read must not cost the steps before it
-                if progress.step:
-                    self.save_last()
-                raise
-            means = progress.means()
-            is_last = progress.epoch + 1 == training.epochs
-            due = (progress.epoch + 1) % self.spec.validation.every_n_epochs == 0 or is_last
-            if due and len(self.validation_rows):
-                self.save_last()  # whatever stops the validation, the epoch is kept
-            metrics = self.validate() if due else None
-            self.learner.end_epoch(progress.epoch)
-            if metrics is not None:
-                self.judge(metrics, means.get("loss", float("nan")))
-            progress.seconds += time.monotonic() - started
-            self.log_epoch(means, metrics, time.monotonic() - started)
-            progress.epoch, progress.step_in_epoch, progress.sums = progress.epoch + 1, 0, {}
-            if training.patience is not None and progress.stale >= training.patience:
-                progress.stopped = "early stopping"
-            elif is_last:
-                progress.stopped = "epochs"
-            self.save_last()
-            if not progress.stopped:
-                self.heed_all([], stop)
-        if progress.stopped == "early stopping":
-            count = training.patience
-            self.reporter.say(
-                f"stopped early: {self.spec.validation.monitor} has not improved for {count} validations"
-            )
-
-    def train_epoch(self, stop: StopFlag) -> None:
-        """The steps of one epoch that are left, each on one global batch."""
-        progress, epoch = self.progress, self.progress.epoch
-        self.data.batches.set_epoch(epoch, skip=progress.step_in_epoch)
-        frozen = self.learner.start_epoch(epoch)
-        name = f"epoch {epoch + 1}/{self.spec.training.epochs}" + (" (frozen)" if frozen else "")
-        self.reporter.begin(name, self.data.steps_per_epoch - progress.step_in_epoch, "step")
-        try:
-            if progress.step_in_epoch < self.data.steps_per_epoch:
-                for batch in self.data.loader:
-                    self.heed_all(batch.bad, stop, batch.missing)
-                    self.take(batch)
-                self.heed_all([], stop)
-        finally:
-            self.reporter.end()
-
-    def take(self, batch: Batch) -> None:
-        """One step, counted and logged."""
-        lr = self.learner.lr  # before the step, after which the schedule moves on
-        values = {"lr": lr, **self.learner.step(batch, self.progress.step)}
-        self.progress.add(values)
-        due = self.progress.step % self.spec.training.log_every_steps == 0
-        assert self.learner.labels is not None
-        if due:
-            health = self.watch.look(self.progress.step, self.learner.embeddings, self.learner.labels, values)
-            self.logs.row(self.progress.step, self.progress.epoch + 1, "train", values | health | values)
-        self.reporter.advance(1, {**self.watch.numbers, **values, "images": len(self.learner.labels)})
-        if due:
-            self.heed_watch()
-
-    def heed_watch(self) -> None:
-        """Say what the watch has found; a collapse ends the run if the spec says so.
-
-        Raises:
-            CollapseError: the embeddings have collapsed, and on_collapse is stop.
-        """
-        what, remedies = self.watch.collapse, self.watch.remedies
-        if what and self.spec.training.on_collapse == "stop":
-            self.save_last()
-            raise CollapseError(f"{what}; stopped there, saved in {self.run_dir.path}", hint=remedies)
-        for message in [*self.watch.warnings, *([f"{what}; {remedies}"] if what else [])]:
-            self.warn_once(message)
-
-    def heed_all(self, bad: list[tuple[int, str]], stop: StopFlag, missing: int = 0) -> None:
-        """What any process has to say before a step: a signal, or images that it could not read.
-
-        Raises:
-            Interrupted: a signal came, and the run is saved.
-            DataError: an image cannot be read, and `data.on_bad_image` is "raise" or none can take its place.
-        """
-        told = self.world.gather((stop.signum or 0, bad, missing))
-        self.stop_if_asked(max(signum for signum, _, _ in told))
-        every = [one for _, some, _ in told for one in some]
-        self.note_bad(every)
-        refuse_missing(sum(places for _, _, places in told), every)
-
-    def note_bad(self, bad: list[tuple[int, str]]) -> None:
-        """Stop at, or count, images that could not be read."""
-        refuse_bad(bad, self.spec.data)
-        for row, reason in bad:
-            path = str(self.data.rows.paths[row])
-            if path not in self.progress.skipped:
-                self.progress.skipped.append(path)
-                self.warn(f"{reason}; another image takes its place, of its label if there is one")
-
-    def stop_if_asked(self, signum: int) -> None:
-        """After a signal: save and leave.
-
-        Raises:
-            Interrupted: a signal came.
-        """
-        if signum:
-            self.save_last()
-            raise Interrupted(
-                f"stopped by a signal after step {self.progress.step}, saved in {self.run_dir.path}",
-                signum=signum,
-                hint=f"go on with: metricli train SPEC --resume {self.run_dir.path}",
-            )
-
-    def validate(self) -> Metrics:
-        """Judge the validation rows; no metrics if there are none."""
-        self.intervals = {}
-        if len(self.validation_rows) == 0:
-            return {}
-        rows = self.validation_rows
-        judged, skipped = embed_rows(
-            self.context, self.learner.judged, rows, self.validation_loader, self.spec.data
-        )
-        found = self.evaluate(judged, images=self.images)
-        paths = skipped_paths(rows, skipped, self.reporter)
-        self.progress.skipped += [path for path in paths if path not in self.progress.skipped]
-        self.warnings += [message for message in found.warnings if message not in self.warnings]
-        self.intervals = found.intervals
-        return found.metrics
-
-    def judge(self, metrics: Metrics, loss: float) -> None:
-        """Save best.ckpt if the monitor is better than ever (or nothing is judged), and tell the schedule."""
-        progress, lower = self.progress, is_lower_better(self.spec)
-        value = monitored(self.spec, metrics, loss)
-        if math.isnan(value):  # nothing is judged: the newest is as good as any
-            better = progress.best_value is None
-            if better:
-                progress.best_epoch, progress.best_metrics = progress.epoch + 1, metrics
-                progress.keep_intervals(self.intervals, self.spec.validation.bootstrap.confidence)
-            if metrics:
-                name = self.spec.validation.monitor
-                self.warn_once(f"{name} has no value on the validation rows: the newest is kept")
-        else:
-            self.learner.tell_schedule(-value if lower else value)
-            better = progress.judge(value, metrics, lower=lower, min_delta=self.spec.training.min_delta)
-            if better:
-                progress.keep_intervals(self.intervals, self.spec.validation.bootstrap.confidence)
-        if better and self.world.is_main:
-            save_best(
-                self.run_dir.best,
-                extractor=self.learner.judged,
-                eval_transform=self.eval_transform,
-                loaded=self.loaded,
-                labels=self.data.labels,
-                metrics=metrics,
-                epoch=progress.epoch + 1,
-            )
-
-    def log_epoch(self, means: Mapping[str, float], metrics: Metrics | None, seconds: float) -> None:
-        """One row for the terminal, one line for each category in metrics.jsonl."""
-        progress = self.progress
-        self.logs.row(progress.step, progress.epoch + 1, "train_epoch", {**means, **self.watch.end_epoch()})
-        self.heed_watch()
-        for category, values in (metrics or {}).items():
-            self.logs.row(progress.step, progress.epoch + 1, "validation", values, category=category)
-        row: dict[str, Any] = {
-            "epoch": progress.epoch + 1,
-            "epochs": self.spec.training.epochs,
-            "loss": means.get("loss"),
-        }
-        overall, monitor = (metrics or {}).get(OVERALL, {}), self.spec.validation.monitor
-        row |= {"lr": means.get("lr"), "seconds": seconds}
-        row |= {monitor: overall[monitor], **overall} if monitor in overall else overall
-        row["best"] = int(progress.best_epoch == progress.epoch + 1)
-        self.reporter.epoch(row)
-
-    def save_last(self) -> None:
-        """Write last.ckpt; the other processes wait, and do not leave while it is being written."""
-        if self.world.is_main:
-            save(self.run_dir, self.learner, self.progress, self.data)
-        self.world.wait()
 
 
 def open_training_table(loaded: Loaded[TrainSpec], reporter: Reporter) -> tuple[Table, list[str]]:

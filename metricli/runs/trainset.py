@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from torch.utils.data import DataLoader
 
-from metricli.components.dataset import ImageDataset, image_loader
+from metricli.components.dataset import ImageDataset
+from metricli.components.loading import image_loader
 from metricli.data.table import Rows, Table
 from metricli.errors import DataError, Problem, SpecError, UsageError
 from metricli.runs.batches import EpochBatches, ShuffledBatches

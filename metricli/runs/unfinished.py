@@ -13,13 +13,13 @@ import hashlib
 import json
 import os
 import secrets
-import signal
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from metricli.errors import Interrupted, MetricliError, ResourceError, UsageError
+from metricli.components.tensorfile import fsync
+from metricli.errors import MetricliError, ResourceError, Terminated, UsageError, interruption
 from metricli.reporter import Reporter
 from metricli.reports import write_text
 from metricli.runs.blocks import Blocks
@@ -54,13 +54,15 @@ class Unfinished:
         handle = self._open()
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            busy = not _is_at(handle, self.folder)  # the other has just removed it
         except BlockingIOError:
-            os.close(handle)
-            what = f"another command is writing {str(self.out)!r}"
-            raise UsageError(what, hint="wait for its end, or give another --out") from None
+            busy = True
         except OSError:  # a file system without locks
-            pass
+            busy = False
         try:
+            if busy:
+                what = f"another command is writing {str(self.out)!r}"
+                raise UsageError(what, hint="wait for its end, or give another --out")
             foreign = [path.name for path in self.folder.iterdir() if not _is_ours(path.name)]
             if foreign:
                 what = f"{str(self.folder)!r} holds {sorted(foreign)[0]!r}, which is no part of features"
@@ -82,14 +84,14 @@ class Unfinished:
         """What fails inside leaves the folder, and says so, if a block is done; else the folder goes.
 
         Raises:
-            Interrupted: by SIGINT.
+            Interrupted: by SIGINT or SIGTERM.
         """
         try:
             yield
         except BaseException as error:
             told = error
-            if isinstance(error, KeyboardInterrupt):
-                told = Interrupted("interrupted", signum=signal.SIGINT)
+            if isinstance(error, (KeyboardInterrupt, Terminated)):
+                told = interruption(error)
             done = len({block for block, _, _ in self._journalled()})
             if done and isinstance(told, MetricliError):
                 go_on = f"the same command goes on: {self._count(done)} in {str(self.folder)!r}"
@@ -127,6 +129,8 @@ class Unfinished:
         token = secrets.token_hex(4)
         begun = self._read_request()
         done: Done = {}
+        if begun == asked:
+            self._take_back(take_skipped=take_skipped)
         if begun == asked and self.data.is_file() and self.data.stat().st_size == self.layout.size:
             done = self._rewrite_journals(token, take_skipped=take_skipped)
             if done:
@@ -140,6 +144,22 @@ class Unfinished:
             self._journal(token).touch()
             write_text(self.request, json.dumps(asked) + "\n")
         return token, done
+
+    def _take_back(self, *, take_skipped: bool) -> None:
+        """Where the end came after the last move, the file is the data again: all is done but the tidying."""
+        if self.data.exists() or not self.out.is_file() or self.out.stat().st_size != self.layout.size:
+            return
+        with self.out.open("rb") as file:
+            whole = {
+                block
+                for block, digest, skipped in self._journalled()
+                if 0 <= block < len(self.blocks)
+                and (take_skipped or not skipped)
+                and self._digest(file, block) == digest
+            }
+        if len(whole) == len(self.blocks):
+            with suppress(OSError):  # a file system without hard links
+                os.link(self.out, self.data)
 
     def _count(self, done: int) -> str:
         return f"{done} of {len(self.blocks)} blocks are done"
@@ -247,10 +267,10 @@ class Unfinished:
         write_index(index, chunks())
         write_manifest(manifest, self.out, self.layout, skipped, facts)
         for path in (made, index, manifest):
-            _fsync(path)
+            fsync(path)
         for path, place in zip((index, manifest, made), (*beside(self.out), self.out), strict=True):
             path.replace(place)
-        _fsync(self.out.parent)
+        fsync(self.out.parent)
         self.remove()
 
     def _clear(self) -> None:
@@ -275,9 +295,6 @@ def _is_ours(name: str) -> bool:
     return name.removesuffix(".part") in _OURS or (name.startswith("done-") and ".jsonl" in name)
 
 
-def _fsync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+def _is_at(handle: int, path: Path) -> bool:
+    """Whether an open folder is still the one of that name."""
+    return path.exists() and os.path.samestat(os.fstat(handle), path.stat())

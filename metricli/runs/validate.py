@@ -111,7 +111,7 @@ def _validate(asked: _Asked, reporter: Reporter, world: World) -> ValidateReport
     warnings += check_with_table(asked.loaded, table, split, reporter)
     postprocessors = built_postprocessors(spec.validation)
     rows = take_split(table, split)
-    _require_alike(world, (best.sha256 if best else None, len(rows)))
+    world.require_alike(checkpoint=best.sha256 if best else None, table=len(rows))
     gallery = gallery_of(spec.validation, table, rows, split, reporter, world)
     if asked.features is not None:
         embeddings, readable = read_features(asked.features, table, rows, world)
@@ -141,21 +141,6 @@ def _validate(asked: _Asked, reporter: Reporter, world: World) -> ValidateReport
         return report
     comparison = compared(asked.other, found, origin, report.protocol, spec, table, judge, reporter, world)
     return replace(report, comparison=comparison, seconds=time.monotonic() - asked.started)
-
-
-def _require_alike(world: World, seen: tuple[str | None, int]) -> None:
-    """Refuse to judge where processes, perhaps on several hosts, have read other files.
-
-    Raises:
-        DataError: their checkpoints or tables differ.
-    """
-    for rank, (theirs, rows) in enumerate(world.gather(seen)):
-        if (theirs, rows) != seen:
-            what = "checkpoint" if theirs != seen[0] else "table"
-            raise DataError(
-                f"processes {world.rank} and {rank} have read another {what}",
-                hint="give all hosts the same files",
-            )
 
 
 def gallery_of(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
+import threading
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,10 +14,10 @@ import pytest
 import torch
 
 import metricli
-from metricli.errors import CheckpointError, UsageError
+from metricli.errors import CheckpointError, Interrupted, UsageError, WorkerError
 from metricli.reporter import SilentReporter
 from metricli.runs.context import stop_on_signals
-from metricli.runs.launch import Told, Wire
+from metricli.runs.launch import Told, Wire, _cause
 from metricli.specs.kinds import ExtractorSpec
 from metricli.specs.train import TrainSpec
 from tests.cli.conftest import Call, error_of
@@ -44,6 +46,31 @@ def test_a_failure_of_all_is_raised_and_said_once(cli: Call, tmp_path: Path) -> 
     done = cli("predict", "--ckpt", "gone.ckpt", "--out", "f.npy", "--gpus", "2", "--json")
     assert (done.code, error_of(done)) == (5, message)
     assert done.json == {"error": {"code": "checkpoint", "message": message, "hint": ""}}
+
+
+@pytest.mark.xdist_group("worlds")
+def test_a_terminal_that_is_closed_under_nohup_and_files_named_like_modules(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither ends a run of several processes, as neither ends that of one."""
+    (tmp_path / "tokenize.py").write_text("raise RuntimeError('a file of the user')\n")
+    monkeypatch.chdir(tmp_path)
+    over = threading.Event()
+
+    def hang_up() -> None:
+        while not over.wait(0.1):
+            os.kill(os.getpid(), signal.SIGHUP)
+
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    hanging = threading.Thread(target=hang_up)
+    hanging.start()
+    try:
+        with pytest.raises(CheckpointError, match=r"gone\.ckpt"):
+            metricli.predict(ckpt="gone.ckpt", out="f.npy", gpus=2)
+    finally:
+        over.set()
+        hanging.join()
+        signal.signal(signal.SIGHUP, before)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="for hosts without a GPU")
@@ -110,6 +137,32 @@ def test_a_second_signal_of_any_kind_acts_at_once() -> None:
                 os.kill(os.getpid(), signal.SIGINT)
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def test_no_library_swallows_sigterm(refused: Call, spec: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As imports do that try one way, and on any error another."""
+
+    def careless(*_args: Any, **_options: Any) -> None:
+        with contextlib.suppress(Exception):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr("metricli.api.dry_run", careless)
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        done = refused("train", spec, "--dry-run")
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert (done.code, error_of(done)) == (143, "terminated")
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_the_first_of_those_that_did_not_fail_tells_why(tmp_path: Path, first: int) -> None:
+    """Someone ended one process, and the other lost it; or they lost each other, and the agent ended one."""
+    lost = WorkerError("lost the others")
+    lost.lost = True
+    errors = [lost, Interrupted("terminated", signum=signal.SIGTERM)]
+    words = {rank: Told(rank, float(rank != first), error=error) for rank, error in enumerate(errors)}
+    assert _cause(words, {0: 6, 1: 143}, None, Wire(tmp_path)) is errors[first]
 
 
 def test_a_last_word_that_cannot_travel_goes_as_text(tmp_path: Path) -> None:

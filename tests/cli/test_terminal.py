@@ -220,3 +220,18 @@ def test_a_comparison_fits_the_terminal(capfd, monkeypatch, width):
     lines = capfd.readouterr().out.split("\n\n", 1)[1].splitlines()
     assert max(map(len, lines)) <= width
     assert sum("+0.1000 to +0.4000" in line for line in lines) == 4
+
+
+def test_a_failure_on_a_terminal_takes_the_place_of_a_bar_that_was_left(monkeypatch):
+    """That of a process that was killed, with the cursor hidden; a pipe gets the words alone."""
+    from metricli.cli.launch import fail
+    from metricli.errors import WorkerError
+
+    for terminal in (False, True):
+        stream = io.StringIO()
+        stream.isatty = lambda terminal=terminal: terminal
+        monkeypatch.setenv("TERM", "xterm")
+        monkeypatch.setattr("sys.stderr", stream)
+        assert fail(WorkerError("rank 0 is gone"), as_json=False) == 6
+        tidy = "\r\x1b[2K\x1b[?25h" if terminal else ""
+        assert stream.getvalue() == f"{tidy}error: rank 0 is gone\n"

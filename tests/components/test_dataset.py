@@ -17,7 +17,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from metricli.components.dataset import Batch, ImageDataset, Place, image_loader, seeded
+from metricli.components.dataset import Batch, ImageDataset, Place, seeded
+from metricli.components.loading import image_loader
 from metricli.errors import WorkerError
 from metricli.runs.context import translated_errors
 
@@ -177,7 +178,8 @@ import sys
 import time
 from pathlib import Path
 import numpy as np
-from metricli.components.dataset import ImageDataset, image_loader
+from metricli.components.dataset import ImageDataset
+from metricli.components.loading import image_loader
 {transform}
 print("ran", os.getpid(), flush=True)
 data = ImageDataset(root=Path({folder!r}), paths=np.array([f"{{i}}.png" for i in range(4)]), transform=change)

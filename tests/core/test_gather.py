@@ -76,7 +76,7 @@ def _broadcast() -> dict[str, Any]:
         torch.manual_seed(world.rank)
         module = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2))
         module[1].running_mean.fill_(world.rank)
-        broadcast_from_main(module)
+        broadcast_from_main([*module.parameters(), *module.buffers()])
         return dict(module.state_dict())
 
 

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from metricli import TrainReport
 from metricli.components.dataset import Batch
 from metricli.reporter import SilentReporter
+from metricli.runs.building import build_learner
 from metricli.runs.context import open_context
-from metricli.runs.learner import Learner, build_learner
+from metricli.runs.learner import Learner
 from metricli.runs.stepping import Model, parts_of, taken, whole_batch
 from metricli.specs.load import load_spec
 from metricli.specs.train import TrainSpec

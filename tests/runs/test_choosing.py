@@ -11,7 +11,7 @@ import torch
 from metricli import TrainReport
 from metricli.runs.checkpoints import read_best, read_last
 from metricli.runs.history import Progress
-from metricli.runs.train import Training
+from metricli.runs.training import Training
 from tests.runs.conftest import LABELS, Listener, lines, write_table
 
 Fit = Callable[..., TrainReport]

@@ -80,7 +80,7 @@ def blind(monkeypatch):
         raise AssertionError("embedded")
 
     monkeypatch.setattr("metricli.runs.validate.embed_rows", embed)
-    monkeypatch.setattr("metricli.runs.train.embed_rows", embed)
+    monkeypatch.setattr("metricli.runs.training.embed_rows", embed)
 
 
 def test_the_rules_of_postprocessors_hold_at_every_door(spec, whole):

@@ -13,9 +13,10 @@ from metricli.components.dataset import Batch
 from metricli.components.extractors import timm_extractor
 from metricli.errors import NonFiniteError, SpecError
 from metricli.reporter import SilentReporter
+from metricli.runs.building import build_learner
 from metricli.runs.checkpoints import read_best, read_last
 from metricli.runs.context import open_context
-from metricli.runs.learner import Learner, build_learner
+from metricli.runs.learner import Learner
 from metricli.specs.load import load_spec
 from metricli.specs.train import TrainSpec
 from tests.runs.conftest import Listener, lines, tensors

@@ -79,7 +79,7 @@ def test_every_epoch_leaves_its_mean_loss(fit):
 
 
 def test_a_kill_after_the_validation_was_logged_logs_it_once(fit, whole, monkeypatch, tmp_path):
-    from metricli.runs.train import Training
+    from metricli.runs.training import Training
 
     log_epoch = Training.log_epoch
 

@@ -10,8 +10,8 @@ import torch
 
 from metricli.components.dataset import Batch
 from metricli.reporter import SilentReporter
+from metricli.runs.building import build_learner
 from metricli.runs.context import open_context
-from metricli.runs.learner import build_learner
 from metricli.runs.processes import joined
 from metricli.specs.load import load_spec
 from metricli.specs.train import TrainSpec

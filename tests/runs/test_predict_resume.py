@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -16,14 +17,14 @@ from unittest import mock
 import numpy as np
 import pytest
 
-from metricli.errors import DataError, Interrupted, ResourceError, UsageError
+from metricli.errors import DataError, Interrupted, ResourceError, Terminated, UsageError
 from metricli.runs.block_writer import BlockWriter
 from metricli.runs.blocks import Blocks
 from metricli.runs.features import Layout
 from metricli.runs.unfinished import Unfinished
 from tests.cli.conftest import process
 from tests.conftest import FIGURES
-from tests.runs.predicting import run, table_of
+from tests.runs.predicting import Cut, run, table_of
 from tests.worlds import Worlds
 
 SMALL = ("prediction.batch_size=10",)
@@ -189,8 +190,8 @@ def test_a_signal_leaves_what_goes_on(trained: Any, table: Path, tmp_path: Path,
             os.kill(os.getpid(), signum)
         write(self, *args)
 
-    def terminated(signum: int, _frame: Any) -> None:
-        raise Interrupted("terminated", signum=signum)
+    def terminated(_signum: int, _frame: Any) -> None:
+        raise Terminated
 
     before = signal.signal(signal.SIGTERM, terminated)
     try:
@@ -224,6 +225,53 @@ def test_an_end_while_the_files_are_put_in_place_is_mended(
     report, read, _ = run(trained.best_ckpt, table, out)
     assert (read, report and report.resumed) == ([], 150)
     np.testing.assert_array_equal(np.load(out), whole)
+
+
+def test_an_end_after_the_last_move_costs_nothing(
+    trained: Any, table: Path, whole: np.ndarray, tmp_path: Path
+) -> None:
+    out, part = tmp_path / "f.npy", tmp_path / "f.npy.part"
+    with (
+        mock.patch.object(Unfinished, "remove", side_effect=Cut),
+        mock.patch.object(Unfinished, "kept", return_value=nullcontext()),
+    ):
+        run(trained.best_ckpt, table, out)
+    assert out.exists()
+    assert not (part / "data").exists()
+    report, read, said = run(trained.best_ckpt, table, out)
+    assert said == [f"going on with {str(part)!r}: 150 of 150 blocks are done"]
+    assert (read, report and report.resumed) == ([], 150)
+    np.testing.assert_array_equal(np.load(out), whole)
+    assert not part.exists()
+
+
+def test_another_file_in_its_place_is_not_taken_for_it(
+    trained: Any, table: Path, whole: np.ndarray, tmp_path: Path
+) -> None:
+    out, part = tmp_path / "f.npy", tmp_path / "f.npy.part"
+    run(trained.best_ckpt, table, out, *SMALL, cut_after=4)
+    (part / "data").unlink()
+    np.save(out, whole + 1)
+    _, read, _ = run(trained.best_ckpt, table, out, *SMALL)
+    assert len(read) == ROWS
+    np.testing.assert_allclose(np.load(out), whole, atol=1e-6)
+
+
+def test_a_folder_that_another_command_has_just_removed(tmp_path: Path) -> None:
+    work = Unfinished(tmp_path / "f.npy", Layout(".npy", ROWS, 16, "float32"), Blocks(0, ROWS))
+    for again in (False, True):
+
+        def removed(_handle: int, _how: int, again: bool = again) -> None:
+            work.folder.rmdir()
+            if again:
+                work.folder.mkdir()
+
+        with (
+            mock.patch("metricli.runs.unfinished.fcntl.flock", removed),
+            pytest.raises(UsageError, match="another command is writing"),
+            work.locked(),
+        ):
+            pass
 
 
 def test_two_commands_do_not_write_one_file(trained: Any, table: Path, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from metricli.errors import Interrupted, Problem, SpecError, UsageError
+from metricli.errors import Interrupted, Problem, SpecError, UsageError, WorkerError
 from metricli.placement import Placement, placement
 from metricli.runs.processes import joined
 from tests.worlds import Worlds
@@ -45,12 +45,21 @@ def _talk() -> dict[str, Any]:
             refused = None
         except SpecError as error:
             refused = (str(error), error.problems)
+        try:
+            world.once(_break)
+        except (ValueError, WorkerError) as error:
+            broken = (type(error), str(error), getattr(error, "lost", False))
         world.wait()
-        return {"rank": world.rank, "all": world.gather(world.rank), "made": made, "refused": refused}
+        told = {"rank": world.rank, "all": world.gather(world.rank), "made": made, "refused": refused}
+        return told | {"broken": broken}
 
 
 def _refuse() -> None:
     raise SpecError("a spec", [Problem("loss.margin", "is wrong", line=3)], hint="mend it")
+
+
+def _break() -> None:
+    raise ValueError("a bug")
 
 
 @pytest.mark.xdist_group("worlds")
@@ -62,6 +71,9 @@ def test_processes_tell_each_other(worlds: Worlds) -> None:
         assert found["all"] == [0, 1, 2]
         assert found["made"] == "made by 0"
         assert found["refused"] == (str(error), error.problems)
+    assert told[0]["broken"] == (ValueError, "a bug", False)
+    for found in told[1:]:
+        assert found["broken"] == (WorkerError, "process 0 failed: ValueError: a bug", True)
 
 
 def test_errors_travel_whole() -> None:

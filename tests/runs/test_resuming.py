@@ -79,7 +79,7 @@ def test_a_run_that_stopped_twice(fit: Fit, whole: Fit) -> None:
 def test_a_run_killed_after_it_logged_more_than_it_saved(
     fit: Fit, whole: Fit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from metricli.runs.train import Training
+    from metricli.runs.training import Training
 
     save_last, saved = Training.save_last, []
 
@@ -210,7 +210,7 @@ def test_auto_goes_on_or_starts(fit: Fit, tmp_path: Path, monkeypatch: pytest.Mo
 def test_auto_starts_over_a_run_that_has_no_checkpoint_yet(
     fit: Fit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from metricli.runs.train import Training
+    from metricli.runs.training import Training
 
     def killed(*_args: Any) -> None:
         raise KeyboardInterrupt

@@ -108,7 +108,7 @@ def plant(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
         def build(*args: Any, **options: Any) -> Planted:
             return Planted(built_extractor(*args, **options), change)
 
-        monkeypatch.setattr("metricli.runs.learner.built_extractor", build)
+        monkeypatch.setattr("metricli.runs.building.built_extractor", build)
 
     return call
 
@@ -166,7 +166,7 @@ def test_proxies_that_nothing_comes_near_are_noticed_once(fit: Fit, monkeypatch:
             loss.weight[3:] = loss.weight[0]  # of equal ones the first is the nearest
         return loss
 
-    monkeypatch.setattr("metricli.runs.learner.built_loss", with_twins)
+    monkeypatch.setattr("metricli.runs.building.built_loss", with_twins)
     rates = "optimizer={name: sgd, lr: 0.001, loss_lr: 1.0e-30}"
     report = fit("training.epochs=4", "loss=arcface", rates, "sampler.n_labels=6", "sampler.batches=8")
     shares = [line["proxies_unchosen"] for line in lines(report, split="train_epoch")]
