@@ -190,12 +190,10 @@ def compared_processes(report: ParityReport) -> None:
     rows = [[name, _cell(value)] for name, value in report.differences.items()]
     rows += [[f"gradient of {shown(name)}", _cell(value)] for name, value in report.worst.items() if value]
     table([f"{report.processes} processes against one", "differ by"], rows, numbers_from=1)
-    for cause in report.causes:
-        out(shown(cause))
     if report.same:
         out(f"the same: a step of {report.images} images, in float64, to {report.tolerance:g}")
     elif report.same_without_noise:
-        out("the same without dropout")
+        out(f"the same without dropout; {shown('; '.join(report.causes))}")
 
 
 def require_parity(report: ParityReport) -> None:

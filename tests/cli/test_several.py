@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,6 +15,7 @@ import pytest
 import torch
 
 import metricli
+from metricli import api
 from metricli.errors import CheckpointError, Interrupted, UsageError, WorkerError
 from metricli.reporter import SilentReporter
 from metricli.runs.context import stop_on_signals
@@ -175,3 +177,36 @@ def test_a_last_word_that_cannot_travel_goes_as_text(tmp_path: Path) -> None:
     assert told is not None
     assert str(told.error) == "Odd: of here alone"
     assert told.is_cause
+
+
+def test_env_says_whether_a_spec_trains_alike(
+    cli: Call, spec: str, tiny: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The processes themselves are those of any verb, and their step is tested beside it."""
+    trials = api.first_step(tiny, device="cpu")
+    told = {1: trials, 2: trials}
+    monkeypatch.setattr(api, "first_step", lambda *_args, gpus, **_options: told[gpus])
+    done = cli("env", "--distributed", spec)
+    assert (done.code, done.err) == (0, "")
+    assert done.out.splitlines()[-1] == "the same: a step of 12 images, in float64, to 1e-09"
+    noisy = (replace(trials[0], embeddings=trials[0].embeddings + 1, noise=["drop"]), trials[1])
+    told[2] = noisy
+    done = cli("env", "--distributed", spec)
+    assert (done.code, done.err) == (0, "")
+    assert done.out.splitlines()[-1].startswith("the same without dropout; dropout: its noise depends on")
+    changed = tuple(replace(trial, embeddings=trial.embeddings + 1, own_norms=["bn1"]) for trial in trials)
+    told[2] = (changed[0], changed[1])
+    done = cli("env", "--distributed", spec, "--json")
+    assert (done.code, done.json["same"]) == (6, False)
+    assert error_of(done).startswith(
+        "1 processes do not train as one does: batch norm sees a part of the batch: bn1"
+    )
+
+
+def test_env_takes_a_spec_only_to_check_it(refused: Call, spec: str) -> None:
+    done = refused("env", spec)
+    assert (done.code, error_of(done)) == (
+        2,
+        f"env takes no {spec!r}; metricli env --distributed spec.yaml checks one",
+    )
+    assert refused("env", "--distributed").code == 2
