@@ -20,6 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from metricli.data.disk import fsync
 from metricli.errors import CheckpointError, ResourceError
 
 FORMAT = "metricli"
@@ -28,7 +29,6 @@ FORMAT_VERSION = 1
 __all__ = [
     "FORMAT_VERSION",
     "file_sha256",
-    "fsync",
     "pack",
     "read_tensor_file",
     "unpack",
@@ -128,15 +128,6 @@ def file_sha256(path: Path) -> str:
     """sha256 of a file's bytes, as `sha256sum` prints it."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def fsync(path: Path) -> None:
-    """Bring a file, or the names in a folder, to the disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def pack(tree: Any, tensors: dict[str, Tensor], prefix: str) -> Any:

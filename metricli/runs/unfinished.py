@@ -18,7 +18,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from metricli.components.tensorfile import fsync
+from metricli.data.disk import fsync
 from metricli.errors import MetricliError, ResourceError, Terminated, UsageError, interruption
 from metricli.reporter import Reporter
 from metricli.reports import write_text

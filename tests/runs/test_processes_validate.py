@@ -202,7 +202,9 @@ def test_validate_finds_the_same(
         assert [line for line in told[0][name][1] if line not in waiting] == said
         assert told[0][name][2] == warned
         if not waiting and "embed" in done:
-            assert told[0][name][3]["embed"] <= math.ceil(done["embed"] / size) + 1, "its share alone"
+            assert (
+                told[0][name][3][f"embed (1 of {size} processes)"] <= math.ceil(done["embed"] / size) + 1
+            ), "its share alone"
             assert told[0][name][3]["search"] <= math.ceil(done["search"] / size) + 1
         assert_alike(saved(tmp_path / name), saved(out / name), name)
     skipped = told[0]["torn"][0]["skipped"]
