@@ -16,7 +16,7 @@ from metricli.reporter import Reporter, SilentReporter
 from metricli.reports import ParityReport
 from metricli.runs.building import build_learner
 from metricli.runs.context import Context, choose_device, open_context
-from metricli.runs.embed import refuse_bad
+from metricli.runs.embed import refuse_bad, refuse_missing
 from metricli.runs.learner import Learner
 from metricli.runs.probing import resolve_sampler
 from metricli.runs.processes import World, joined
@@ -73,7 +73,10 @@ def try_first_step(loaded: Loaded[TrainSpec], reporter: Reporter) -> Trials:
         data.batches.set_epoch(0)
         places = next(iter(data.batches))
         batch: Batch = next(iter(image_loader(data.dataset, [places], num_workers=0)))
-        refuse_bad([one for some in world.gather(batch.bad) for one in some], spec.data)
+        told = world.gather((batch.bad, batch.missing))
+        bad = [one for some, _ in told for one in some]
+        refuse_bad(bad, spec.data)
+        refuse_missing(sum(places for _, places in told), bad)
         found = tuple(
             _step(_learner(spec, context, data), batch, world, quiet=quiet) for quiet in (False, True)
         )
