@@ -1,10 +1,10 @@
-# make install | demo | test | test-long | check | bench | docs | clean
+# make install | demo | test | test-long | check | bench | fuzz | docs | clean
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 DEMO := runs/demo
 
-.PHONY: install demo test test-long check bench docs clean
+.PHONY: install demo test test-long check bench fuzz docs clean
 
 install: $(VENV)/.installed
 
@@ -33,6 +33,7 @@ test: install
 
 test-long: install
 	$(BIN)/python -m pytest -m long
+	$(BIN)/python benchmarks/memory.py
 
 check: install
 	$(BIN)/ruff format --check .
@@ -50,8 +51,18 @@ bench: install
 	$(BIN)/python benchmarks/retrieval.py --plan
 	$(BIN)/python benchmarks/reranking.py
 
-docs: install
+fuzz: install
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'atheris>=3.0'
+	for target in spec table checkpoint; do $(BIN)/python -m fuzzing.run $$target 600 || exit 1; done
+
+docs: $(VENV)/.docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 	$(BIN)/python -m pytest tests/docs
+	@echo "the site is in site/index.html"
+
+$(VENV)/.docs: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[docs]'
+	touch $@
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) build dist site *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -1,11 +1,13 @@
 """Write docs/spec.md from the descriptions of the spec's fields: `python docs/make_spec_reference.py`.
 
+The tables "Each loss" and "Each miner" of docs/losses.md come from the plugins' own words, too.
 Plugins are those of pyproject.toml, not those installed, so that the page is the same everywhere.
 """
 
 from __future__ import annotations
 
 import importlib
+import inspect
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +20,7 @@ from metricli.specs.train import TrainSpec
 
 HERE = Path(__file__).resolve().parent
 PAGE = HERE / "spec.md"
+LOSSES = HERE / "losses.md"
 HEAD = """\
 # The spec
 
@@ -48,6 +51,25 @@ def reference() -> str:
             parts += [f"### {kind}: the block below {keys}\n", f"{_sentence(block)}\n"]
             parts += [_table(block.model_fields.items())]
     return "\n".join(parts)
+
+
+def with_advice(page: str) -> str:
+    """The text of losses.md with its two tables of plugins made anew."""
+    for kind in ("losses", "miners"):
+        head = f"## Each {KINDS[kind].singular}\n"
+        before, _, after = page.partition(head)
+        intro, _, rest = after.partition("| name |")
+        behind = rest.partition("\n\n")[2]
+        page = f"{before}{head}{intro}{_advice(kind)}\n{behind}"
+    return page
+
+
+def _advice(kind: str) -> str:
+    rows = ["| name | what it is | when to use it |", "|---|---|---|"]
+    for name, plugin in _built_in(kind).items():
+        words = " ".join(inspect.cleandoc(plugin.__doc__ or "").split("\n\n")[1:]).replace("\n", " ")
+        rows.append(f"| `{name}` | {_cell(_sentence(plugin))} | {_cell(words)} |")
+    return "\n".join(rows) + "\n"
 
 
 def _blocks(model: Any, path: str) -> Iterator[tuple[str, Any]]:
@@ -158,3 +180,4 @@ def _cell(text: str) -> str:
 
 if __name__ == "__main__":
     PAGE.write_text(reference(), encoding="utf-8")
+    LOSSES.write_text(with_advice(LOSSES.read_text(encoding="utf-8")), encoding="utf-8")

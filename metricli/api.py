@@ -22,8 +22,9 @@ from metricli.reports import (
 
 if TYPE_CHECKING:
     import numpy as np
-    from torch import Tensor
+    from torch import Tensor, nn
 
+    from metricli.runs.loading import ImageTransform
     from metricli.runs.parity import Trials
     from metricli.specs.load import Loaded, Source
     from metricli.specs.train import TrainSpec
@@ -36,8 +37,10 @@ __all__ = [
     "dry_run",
     "evaluate",
     "inspect_dataset",
+    "load_extractor",
     "merge",
     "predict",
+    "report",
     "train",
     "validate",
 ]
@@ -51,6 +54,7 @@ def train(
     device: str | None = None,
     run_dir: str | Path | None = None,
     resume: str | Path | None = None,
+    allow_change: Sequence[str] = (),
     reporter: Reporter | None = None,
 ) -> TrainReport:
     """Train a model; `metricli train`.
@@ -60,7 +64,8 @@ def train(
         overrides: `key.sub=value` words.
         gpus, device: override `compute`.
         run_dir: the run directory itself; default `runs/<name>-<UTC>-<hex>`.
-        resume: a run directory to go on with, or "auto".
+        resume: a run directory, or one of its step directories, to go on with; or "auto".
+        allow_change: keys of the spec (or blocks) that may be other ones than when the run began.
         reporter: where live words go; default nowhere.
 
     Raises:
@@ -74,10 +79,11 @@ def train(
     if report is not None:
         return report
     from metricli.runs.context import translated_errors
+    from metricli.runs.train import Asked
     from metricli.runs.train import train as run
 
     with translated_errors():
-        return run(loaded, run_dir=run_dir, resume=resume, reporter=reporter or SilentReporter())
+        return run(loaded, Asked(run_dir, resume, allow_change), reporter=reporter or SilentReporter())
 
 
 def dry_run(
@@ -161,9 +167,29 @@ def _load_train(spec: Source, compute: dict[str, Any], overrides: tuple[str, ...
             spec = spec.model_copy(update={"compute": chosen})
         loaded = load_spec(spec, TrainSpec)
     else:
+        _refuse_lone_objects(spec, overrides)
         loaded = load_spec(spec, TrainSpec, _words(compute) + overrides)
     check_spec(loaded, None)
     return loaded
+
+
+def _refuse_lone_objects(spec: Source, overrides: tuple[str, ...]) -> None:
+    """Overrides are for words, and some objects have none.
+
+    Raises:
+        UsageError: naming them.
+    """
+    from metricli.errors import UsageError
+    from metricli.specs.base import SpecModel
+    from metricli.specs.load import plugins_of
+    from metricli.specs.unregistered import is_registered, where
+
+    if not isinstance(spec, SpecModel) or not overrides:
+        return
+    lone = [f"{path} {where(plugin)}" for path, plugin in plugins_of(spec) if not is_registered(plugin)]
+    if lone:
+        what = f"overrides go with words, and no installed package has {', '.join(lone)}"
+        raise UsageError(what, hint="set the fields of the spec object instead")
 
 
 def validate(
@@ -281,6 +307,26 @@ def predict(
         )
 
 
+def load_extractor(ckpt: str | Path | None = None) -> tuple[nn.Module, ImageTransform]:
+    """The extractor of a checkpoint, and the transform from an image to what it takes.
+
+    The extractor is in eval mode on the CPU and has `.dim`; the transform takes a PIL image or a path, and
+    gives a tensor (3, height, width). A batch of them makes the features that `predict` saves.
+
+    Args:
+        ckpt: a best.ckpt, a run directory or one of its step directories; default the newest run's.
+
+    Raises:
+        CheckpointError: it is missing or damaged.
+        SpecError: it names an extractor or transform that is not installed.
+    """
+    from metricli.runs.context import translated_errors
+    from metricli.runs.loading import load_extractor as load
+
+    with translated_errors():
+        return load(ckpt)
+
+
 def merge(parts: Sequence[str | Path], *, out: str | Path, reporter: Reporter | None = None) -> PredictReport:
     """Put the files of `predict(..., shard="i/n")` together, streaming; `metricli merge`.
 
@@ -327,22 +373,27 @@ def inspect_dataset(
     *,
     root: str | Path | None = None,
     deep: bool = False,
+    html: str | Path | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> InspectReport:
     """Read and check a table (or the table of a spec); `metricli inspect-dataset`.
 
     Args:
         table: a CSV or parquet table, or a YAML spec whose `data` block names one.
-        deep: decode every image and look for identical files.
+        deep: decode every image and look for identical files; what is found is remembered (docs/images.md).
+        html: write the findings there too, as a page with some of the images.
         on_progress: called with (images done, images in all).
 
     Raises:
         DataError: the table cannot be read at all; anything less is a finding of the report.
+        ResourceError: the page cannot be written.
     """
     from metricli.data.inspection import inspect_table
 
     if Path(table).suffix not in (".yaml", ".yml"):
-        return inspect_table(table, root=root, deep=deep, on_progress=on_progress)
+        found = inspect_table(table, root=root, deep=deep, on_progress=on_progress)
+        _write_dataset_page(html, found, root, deep)
+        return found
     from metricli.errors import UsageError
     from metricli.specs.load import load_spec
     from metricli.specs.validate import ValidateSpec
@@ -350,7 +401,7 @@ def inspect_dataset(
     data = load_spec(table, ValidateSpec).spec.data
     if data is None:
         raise UsageError(f"the spec {str(table)!r} has no data block", hint="give data: {table: ...}")
-    return inspect_table(
+    found = inspect_table(
         data.table,
         root=root or data.root,
         deep=deep,
@@ -358,6 +409,39 @@ def inspect_dataset(
         allow_outside_root=data.allow_outside_root,
         on_progress=on_progress,
     )
+    _write_dataset_page(html, found, root or data.root, deep, max_pixels=data.max_pixels)
+    return found
+
+
+def _write_dataset_page(
+    html: str | Path | None,
+    found: InspectReport,
+    root: str | Path | None,
+    deep: bool,
+    *,
+    max_pixels: int | None = None,
+) -> None:
+    if html is None:
+        return
+    from metricli.pages.dataset_page import write_dataset_page
+
+    words = ["metricli", "inspect-dataset", found.table, *(["--root", str(root)] if root else [])]
+    words += [*(["--deep"] if deep else []), "--html", str(html)]
+    write_dataset_page(found, Path(html), root=root, command=words, max_pixels=max_pixels)
+
+
+def report(folder: str | Path) -> Path:
+    """Make the `report.html` of a run directory, or of a folder of `validate --out`; `metricli report`.
+
+    It is made of the files there, and of the images where they still are. A page that is there is replaced.
+
+    Raises:
+        DataError: the folder is neither, or a file of it is damaged.
+        ResourceError: the page cannot be written.
+    """
+    from metricli.pages import write_page
+
+    return write_page(Path(folder))
 
 
 def _compute(gpus: int | None, device: str | None) -> dict[str, Any]:

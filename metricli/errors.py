@@ -10,7 +10,7 @@
     ├── WorkerError               6    a process of the run failed, or they lost each other
     ├── ResourceError             7    disk or memory
     ├── GateError                 8    a quality gate (`--fail-under`) was not met
-    └── Interrupted         130/143    SIGINT or SIGTERM, after saving
+    └── Interrupted         130/143    SIGINT, or SIGTERM and SIGUSR1, after saving
 
 The codes are API; beside them, 141 says that the reader of our output closed its pipe. A message says
 what is wrong and where; the hint says what to do next.
@@ -22,6 +22,8 @@ import signal
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
+
+from metricli.stopping import counts_as
 
 __all__ = [
     "CheckpointError",
@@ -40,6 +42,8 @@ __all__ = [
     "interruption",
 ]
 
+MOST_PROBLEMS = 100
+"""Problems of a spec that its error lists."""
 Severity = Literal["error", "warning"]
 
 
@@ -65,7 +69,8 @@ class MetricliError(Exception):
         self.hint = hint
 
     def __str__(self) -> str:
-        return f"{self.message}; {self.hint}" if self.hint else self.message
+        joint = "\n  " if "\n" in self.message else "; "
+        return f"{self.message}{joint}{self.hint}" if self.hint else self.message
 
     def __reduce__(self) -> tuple[Any, ...]:  # told to other processes, whatever its `__init__` takes
         return _again, (type(self), self.args, self.__dict__)
@@ -158,14 +163,17 @@ class Interrupted(MetricliError):
     """The run was stopped by a signal, after saving; exit code 128 + the signal's number."""
 
     code = "interrupted"
+    abrupt = False
+    """Whether there was no time to save what could have been saved."""
 
     def __init__(self, message: str, *, signum: int, hint: str = "") -> None:
         super().__init__(message, hint=hint)
-        self.exit_code = 128 + signum
+        self.signum = int(counts_as(signum))
+        self.exit_code = 128 + self.signum
 
 
 class Terminated(BaseException):
-    """SIGTERM on its way up; as of KeyboardInterrupt, no `except Exception` of a library can swallow it."""
+    """SIGTERM or SIGUSR1 on its way up; as of KeyboardInterrupt, no `except Exception` can swallow it."""
 
 
 def interruption(error: KeyboardInterrupt | Terminated) -> Interrupted:
@@ -176,9 +184,12 @@ def interruption(error: KeyboardInterrupt | Terminated) -> Interrupted:
 
 
 def format_problems(source: str, problems: Sequence[Problem]) -> str:
-    """Lay problems out as the block that the command line prints, columns aligned, in file order."""
+    """Lay problems out as the block that the command line prints, columns aligned, in file order.
+
+    Of more than `MOST_PROBLEMS` the rest is counted.
+    """
     count = f"{len(problems)} problem{'s' if len(problems) != 1 else ''} in {source}"
-    rows = sorted(problems, key=lambda p: (p.line is None, p.line or 0))
+    rows = sorted(problems, key=lambda p: (p.line is None, p.line or 0))[:MOST_PROBLEMS]
     places = [f"line {p.line}" if p.line else "" for p in rows]
     place_width = max((len(place) for place in places), default=0)
     path_width = max((len(p.path) for p in rows), default=0)
@@ -187,4 +198,6 @@ def format_problems(source: str, problems: Sequence[Problem]) -> str:
         cells = [place.ljust(place_width)] if place_width else []
         cells += [problem.path.ljust(path_width)] if path_width else []
         lines.append("  " + "  ".join([*cells, problem.message]).rstrip())
+    if more := len(problems) - len(rows):
+        lines.append(f"  and {more} more")
     return "\n".join(lines)

@@ -12,9 +12,12 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from metricli.errors import ResourceError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 SCHEMA_VERSION = 1
 OVERALL = "OVERALL"
@@ -72,6 +75,13 @@ class Report:
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON types; NaN and infinities as None, paths as strings."""
         return {"schema_version": SCHEMA_VERSION, **plain(self)}
+
+    def _repr_html_(self) -> str:
+        """How a notebook shows it."""
+        from metricli.notebook import facts_page
+
+        facts = {name: value for name, value in plain(self).items() if value not in (None, "", [], {})}
+        return facts_page(type(self).__name__, facts)
 
 
 @dataclass(frozen=True)
@@ -178,6 +188,11 @@ class Comparison(Report):
 
         return format_comparison(self)
 
+    def _repr_html_(self) -> str:
+        from metricli.notebook import comparison_page
+
+        return comparison_page(self)
+
 
 @dataclass(frozen=True)
 class ValidateReport(Report):
@@ -224,10 +239,25 @@ class ValidateReport(Report):
             self.write(target.parent)
         write_text(target, json.dumps(self.to_dict(), indent=2) + "\n")
 
+    def to_frame(self) -> pd.DataFrame:
+        """The metrics and their intervals: a row for OVERALL and each category, a column for each."""
+        from metricli.notebook import frame
+
+        return frame(self.metrics, self.intervals)
+
     def __str__(self) -> str:
         from metricli.tables import format_metrics
 
         return format_metrics(self.metrics, self.intervals, self.confidence)
+
+    def _repr_html_(self) -> str:
+        from metricli.notebook import metrics_page
+
+        facts: dict[str, Any] = {"embeddings": self.embeddings, "split": self.split, "queries": self.queries}
+        facts |= {"gallery": self.gallery, "queries without a match": self.queries_without_match}
+        facts |= {"warnings": self.warnings} if self.warnings else {}
+        page = metrics_page("Validation", self.metrics, self.intervals, facts)
+        return page + (self.comparison._repr_html_() if self.comparison else "")
 
 
 @dataclass(frozen=True)
@@ -251,6 +281,21 @@ class TrainReport(Report):
     intervals: Intervals = field(default_factory=dict)
     """Of the best epoch's means over queries, by bootstrap over labels."""
     confidence: float = 0.95
+
+    def to_frame(self) -> pd.DataFrame:
+        """The metrics and their intervals: a row for OVERALL and each category, a column for each."""
+        from metricli.notebook import frame
+
+        return frame(self.metrics, self.intervals)
+
+    def _repr_html_(self) -> str:
+        from metricli.notebook import metrics_page
+
+        facts: dict[str, Any] = {"best checkpoint": self.best_ckpt, "stopped by": self.stopped}
+        facts |= {"steps": self.steps, self.monitor: self.monitor_value}
+        facts |= {"warnings": self.warnings} if self.warnings else {}
+        title = f"Training: best epoch {self.best_epoch} of {self.epochs}"
+        return metrics_page(title, self.metrics, self.intervals, facts)
 
     def __str__(self) -> str:
         from metricli.tables import format_metrics

@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from metricli.reports import Comparison, Intervals, MetricDifference, Metrics
 
-__all__ = ["cell", "format_comparison", "format_metrics", "metric_cells", "printable", "shortened"]
+__all__ = [
+    "cell",
+    "format_comparison",
+    "format_metrics",
+    "metric_cells",
+    "printable",
+    "printable_lines",
+    "shortened",
+]
 
 
 def metric_cells(
@@ -47,6 +55,11 @@ def format_metrics(metrics: Metrics, intervals: Intervals | None = None, confide
 def printable(text: str) -> str:
     """A user's word, with control characters made visible."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def printable_lines(text: str) -> str:
+    """The same for words of ours around those of a user: their line breaks stay."""
+    return text if text.isprintable() else "\n".join(map(printable, text.split("\n")))
 
 
 def shortened(text: str, most: int) -> str:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
 import copy
 import json
 import os
+import shutil
 import signal
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +18,10 @@ import pytest
 from tests.worlds import worlds  # noqa: F401  (a fixture)
 
 os.environ.setdefault("METRICLI_DEVICE", "cpu")
+CACHE = os.path.join(tempfile.gettempdir(), "metricli-tests-")
+if not os.environ.get("METRICLI_CACHE", "").startswith(CACHE):  # else this is a process of such a test
+    os.environ["METRICLI_CACHE"] = f"{CACHE}{os.getpid()}"
+    atexit.register(shutil.rmtree, os.environ["METRICLI_CACHE"], ignore_errors=True)
 ROOT = Path(__file__).resolve().parents[1]
 FIGURES = ROOT / "data" / "figures_mini" / "df.csv"
 

@@ -8,6 +8,8 @@ from typing import Annotated, Any
 import typer
 
 from metricli import __version__
+from metricli.cli import first
+from metricli.cli.report import report
 from metricli.cli.words import required, show, spec_and_overrides
 from metricli.placement import placement
 
@@ -26,7 +28,9 @@ Words = Annotated[
 Gpus = Annotated[int | None, typer.Option("--gpus", min=1, help="Processes, one for each GPU.")]
 Device = Annotated[str | None, typer.Option("--device", metavar="NAME", help="cpu, cuda, mps or auto.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
-Ckpt = Annotated[Path | None, typer.Option("--ckpt", help="A best.ckpt, or a run directory.")]
+Ckpt = Annotated[
+    Path | None, typer.Option("--ckpt", help="A checkpoint, or the directory of a run or a step.")
+]
 Data = Annotated[Path | None, typer.Option("--data", help="A table instead of the spec's.")]
 Root = Annotated[Path | None, typer.Option("--root", help="Where paths start; default the table's folder.")]
 Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="Only warnings and the result.")]
@@ -54,11 +58,26 @@ def train(
     device: Device = None,
     run_dir: Annotated[Path | None, typer.Option("--run-dir", help="The run directory itself.")] = None,
     resume: Annotated[
-        str | None, typer.Option("--resume", help="A run directory to go on with, or auto.")
+        str | None,
+        typer.Option("--resume", metavar="DIR|auto", help="A run, or one of its steps, to go on with."),
+    ] = None,
+    allow_change: Annotated[
+        list[str] | None,
+        typer.Option("--allow-change", metavar="KEY", help="A key of the spec that may differ on resume."),
     ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="One batch of each kind; writes nothing.")
     ] = False,
+    requeue_exit_code: Annotated[
+        int | None,
+        typer.Option(
+            "--requeue-exit-code",
+            metavar="[CODE]",
+            min=1,
+            max=255,
+            help="The exit code, 75 unless given, after SIGTERM or SIGUSR1: saved, or not yet begun.",
+        ),
+    ] = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
@@ -66,6 +85,7 @@ def train(
     from metricli import api
     from metricli.cli import render
     from metricli.cli.progress import reporter
+    from metricli.cli.requeue import requeued
 
     spec, overrides = spec_and_overrides(words)
     spec = required(spec, "metricli train spec.yaml")
@@ -74,9 +94,17 @@ def train(
         tried = api.dry_run(spec, overrides, gpus=gpus, device=device, reporter=live)
         show(tried, render.dry, as_json=as_json)
         return
-    report = api.train(
-        spec, overrides, gpus=gpus, device=device, run_dir=run_dir, resume=resume, reporter=live
-    )
+    with requeued(requeue_exit_code):
+        report = api.train(
+            spec,
+            overrides,
+            gpus=gpus,
+            device=device,
+            run_dir=run_dir,
+            resume=resume,
+            allow_change=allow_change or [],
+            reporter=live,
+        )
     show(report, render.trained, as_json=as_json)
 
 
@@ -101,7 +129,8 @@ def validate(
         typer.Option("--fail-under", metavar="METRIC=VALUE", help="Exit with 8 where a metric is worse."),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option("--out", help="Write metrics.json and per_query to this folder.")
+        Path | None,
+        typer.Option("--out", help="Write metrics.json, per_query and report.html to this folder."),
     ] = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
@@ -136,6 +165,7 @@ def validate(
     try:
         if out is not None:
             report.save(out)
+            api.report(out)
         if limits:
             more["gate"] = [limit.check(report.metrics) for limit in limits]
     except MetricliError as error:  # the metrics are there, and may have cost hours: show them first
@@ -212,6 +242,9 @@ def inspect_dataset(
     deep: Annotated[
         bool, typer.Option("--deep", help="Decode every image; look for identical files.")
     ] = False,
+    html: Annotated[
+        Path | None, typer.Option("--html", metavar="FILE", help="Write a page for a browser, too.")
+    ] = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
@@ -231,7 +264,7 @@ def inspect_dataset(
         live.advance(done - live.done)
 
     try:
-        report = api.inspect_dataset(table, root=root, deep=deep, on_progress=on_progress)
+        report = api.inspect_dataset(table, root=root, deep=deep, html=html, on_progress=on_progress)
     finally:
         live.end()
     show(report, render.inspected, as_json=as_json)
@@ -259,17 +292,9 @@ def schema(verb: Annotated[str, typer.Argument(help="train, validate or predict.
     light.schema(verb)
 
 
-@app.command()
-def init(
-    table: Annotated[Path, typer.Argument(help="A CSV or parquet table.")],
-    out: Annotated[
-        Path | None, typer.Option("--out", help="Write here instead of stdout; never overwrites.")
-    ] = None,
-) -> None:
-    """Print a commented starter spec for a table."""
-    from metricli.cli import light
-
-    light.init(table, out)
+app.command()(first.init)
+app.command()(first.convert)
+app.command()(report)
 
 
 @app.command()

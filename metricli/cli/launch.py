@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import errno
 import json
 import os
@@ -10,17 +11,27 @@ import signal
 import sys
 import traceback
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, NoReturn
 
+from metricli.cli.requeue import with_default_code
+from metricli.cli.signals import end_quietly, leave_at_second, leave_last, raised
 from metricli.errors import Interrupted, MetricliError, ResourceError, Terminated, UsageError, interruption
 from metricli.placement import placement
+from metricli.tables import printable_lines, shortened
 
+_UNASKABLE = (errno.ENAMETOOLONG, errno.EACCES, errno.EPERM)
+"""What already the question raises whether there is a file."""
 _TIDY = "\r\x1b[2K\x1b[?25h"
 """Clears the line and shows the cursor: a process that was killed has left its bar, and hidden it."""
 
 
 class _Stdout:
     has_document = False
+
+
+class _Stderr:
+    has_error = False
 
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
@@ -30,7 +41,11 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
         stream = getattr(sys, name) or open(os.devnull, "w")  # noqa: SIM115  (closed by the shell: `>&-`)
         stream.reconfigure(errors="backslashreplace")  # a word that the terminal cannot show is no failure
         setattr(sys, name, stream)
+    os.environ.setdefault("PYTHONWARNINGS", "ignore:resource_tracker:UserWarning")  # it tidies up: no news
+    atexit.register(leave_last)  # the first to be registered is the last to be called
+    leave_at_second(partial(_say_second, as_json="--json" in words))
     code = run(words)
+    end_quietly(code)
     if code and _several():
         from metricli.cli.membership import leave
 
@@ -40,11 +55,14 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
 
 def run(words: Sequence[str]) -> int:
     """Run one command line; the exit code."""
-    _Stdout.has_document = False
+    _Stdout.has_document = _Stderr.has_error = False
     code = 0
     try:
-        code = _run(words)
-        sys.stdout.flush()
+        with raised():
+            code = _run(with_default_code(words))
+            sys.stdout.flush()
+    except (KeyboardInterrupt, Terminated) as error:  # while a failure was said
+        return interruption(error).exit_code
     except BrokenPipeError:  # the reader of our output went away, as `head` does
         _drop_stdout()
         return 128 + signal.SIGPIPE
@@ -58,8 +76,6 @@ def run(words: Sequence[str]) -> int:
 def _run(words: Sequence[str]) -> int:
     from metricli.cli.app import app
 
-    if hasattr(signal, "SIGTERM"):
-        signal.signal(signal.SIGTERM, _on_sigterm)
     as_json = "--json" in words
     if _several():
         from metricli.cli.membership import become_member
@@ -77,6 +93,9 @@ def _run(words: Sequence[str]) -> int:
             raise error.__context__ from None
         raise
     except Exception as error:
+        if isinstance(error, OSError) and "--install-completion" in words:  # into the home folder
+            what = f"cannot write {str(error.filename)!r} for completion: {error.strerror}"
+            return fail(ResourceError(what, hint="--show-completion prints the script"), as_json=as_json)
         return _fail_otherwise(error, as_json=as_json)
     if result == interrupted.exit_code:  # typer turns Ctrl-C into this number
         return fail(interrupted, as_json=as_json)
@@ -105,6 +124,9 @@ def _fail_otherwise(error: Exception, *, as_json: bool) -> int:
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         what = f"cannot write {error.filename or 'the output'}: {error.strerror}"
         return fail(ResourceError(what, hint="free some space"), as_json=as_json)
+    if isinstance(error, OSError) and error.filename and error.errno in _UNASKABLE:
+        what = f"cannot open {shortened(repr(str(error.filename)), 300)}: {str(error.strerror).lower()}"
+        return fail(UsageError(what, hint="check the path and its rights"), as_json=as_json)
     traceback.print_exception(error)
     rank = getattr(error, "rank", 0)
     bug = MetricliError(
@@ -126,7 +148,8 @@ def fail(error: MetricliError, *, as_json: bool) -> int:
         return error.exit_code
     if sys.stderr.isatty() and os.environ.get("TERM", "dumb") != "dumb":
         sys.stderr.write(_TIDY)
-    print(f"error: {error}", file=sys.stderr)  # noqa: T201
+    _Stderr.has_error = True
+    print(f"error: {printable_lines(str(error))}", file=sys.stderr)  # noqa: T201
     if as_json and not _Stdout.has_document:  # a failure after the work stands in the document of the work
         print_json({"error": error.to_dict()})
     return error.exit_code
@@ -156,8 +179,18 @@ def _speaks(error: MetricliError) -> bool:
 def print_json(document: Any) -> None:
     """One JSON document on stdout."""
     _Stdout.has_document = True
-    print(json.dumps(document, indent=2, allow_nan=False, ensure_ascii=False))  # noqa: T201
+    text = json.dumps(document, indent=2, allow_nan=False, ensure_ascii=False)
+    if not text.replace("\n", "").isprintable():  # a name that would steer a terminal is written as \u001b
+        text = "".join(c if c.isprintable() or c == "\n" else json.dumps(c)[1:-1] for c in text)
+    print(text)  # noqa: T201
 
 
-def _on_sigterm(_signum: int, _frame: Any) -> NoReturn:
-    raise Terminated
+def _say_second(signum: int, *, as_json: bool) -> None:
+    """What `fail` would say of a second signal, said by a thread while the main one hangs somewhere."""
+    if _Stderr.has_error or (_several() and not placement().is_main):
+        return
+    error = interruption(KeyboardInterrupt() if signum == signal.SIGINT else Terminated())
+    print(f"error: {error}", file=sys.stderr, flush=True)  # noqa: T201
+    if as_json and not _Stdout.has_document:
+        print_json({"error": error.to_dict()})
+        sys.stdout.flush()

@@ -1,17 +1,13 @@
-"""The verbs that need no torch: plugins, schema, init, env."""
+"""The verbs that need no torch: plugins, schema, env; init and convert stand in starter.py."""
 
 from __future__ import annotations
 
-import contextlib
 import inspect
-import os
-import shlex
-from pathlib import Path
 from typing import Any
 
 from metricli.cli.launch import print_json
 from metricli.cli.render import out, table
-from metricli.errors import ResourceError, UsageError
+from metricli.errors import UsageError
 from metricli.reports import SCHEMA_VERSION
 
 
@@ -120,99 +116,6 @@ def schema(verb: str) -> None:
     if verb not in models:
         raise UsageError(f"no spec for the verb {verb!r}; verbs: {', '.join(models)}")
     print_json(models[verb].model_json_schema())
-
-
-_STARTER = """\
-# A starter spec for {table}. Try it with:  metricli train {name} --dry-run
-name: {stem}
-seed: 0
-data:
-  table: {path}          # {rows} train rows, {labels} train labels, {validation} validation rows
-extractor:
-  name: timm
-  model: resnet18        # any timm model; vit_small_patch16_224 is a strong start on a GPU
-  pretrained: true       # downloads weights; false trains from scratch
-  dim: 128               # length of the embedding
-transforms:
-  train: {{name: augment, size: {size}}}
-  eval: {{name: resize_normalize, size: {size}}}
-sampler:
-{why}  name: balanced
-  n_labels: {n_labels}
-  n_instances: {n_instances}
-loss:
-  name: triplet
-  margin: 0.2            # distances of normalised embeddings lie in [0, 2]
-  miner: hard_triplets
-optimizer: {{name: adamw, lr: 0.0003, weight_decay: 0.01}}
-scheduler: {{name: cosine, warmup_epochs: 1}}
-training:
-  epochs: 20
-validation:
-  metrics: {{cmc: [1, 5, 10], precision: [5], map: [5], map_r: true}}
-  monitor: map@r         # chooses best.ckpt
-"""
-
-
-def init(source: Path, target: Path | None) -> None:
-    """Write a starter spec for a table.
-
-    Raises:
-        DataError: the table cannot be read.
-        UsageError: the target exists, or the table has fewer than two train labels.
-        ResourceError: the target cannot be written.
-    """
-    from metricli.data.inspection import inspect_table
-    from metricli.data.table import read_table
-
-    if target is not None and target.exists():
-        raise UsageError(f"{str(target)!r} exists already", hint="give another --out")
-    if target is not None and not target.parent.is_dir():
-        raise UsageError(f"--out {str(target)!r}: the folder {str(target.parent)!r} does not exist")
-    facts = read_table(source).facts()
-    found = inspect_table(source)
-    sides = [found.images[side][1] for side in ("width", "height") if found.images.get(side)]
-    if not found.suggested:
-        what = "train rows" if facts.train_rows == 0 else "second train label"
-        raise UsageError(f"{str(source)!r} has no {what} to write a training spec for")
-    text = _STARTER.format(
-        table=source.name,
-        name=shlex.quote(target.name) if target else "spec.yaml",
-        stem=_quoted(_ascii(source.absolute().parent.name) or "run"),
-        path=_quoted(os.path.relpath(source, target.parent if target else Path.cwd())),
-        rows=facts.train_rows,
-        labels=facts.train_labels,
-        validation=facts.validation_rows,
-        size=min(224, max(32, round(max(sides) / 32) * 32)) if sides else 224,
-        why="".join(f"  # {reason}\n" for reason in found.suggested["why"]),
-        n_labels=found.suggested["n_labels"],
-        n_instances=found.suggested["n_instances"],
-    )
-    if target is None:
-        out(text.rstrip())
-    else:
-        try:
-            target.write_text(text, encoding="utf-8")
-        except OSError as error:
-            with contextlib.suppress(OSError):
-                target.unlink(missing_ok=True)
-            raise ResourceError(f"cannot write {str(target)!r}: {error.strerror}") from None
-        out(f"wrote {target}; next: metricli train {shlex.quote(str(target))} --dry-run")
-
-
-def _ascii(name: str) -> str:
-    """A folder's name as `name` of a spec takes it."""
-    return "".join(c if c.isascii() and (c.isalnum() or c in "._-") else "-" for c in name).lstrip("._-")
-
-
-def _quoted(text: str) -> str:
-    """Text as YAML; `2024` and `true` need quotes to be text."""
-    import json
-
-    from metricli.specs.document import parse
-
-    plain = all(c.isalnum() or c in "._-/" for c in text) and parse(text, "").data == text
-    return text if plain else json.dumps(text, ensure_ascii=False)
 
 
 def env(*, as_json: bool) -> None:

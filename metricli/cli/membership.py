@@ -11,6 +11,7 @@ from typing import NoReturn
 
 from metricli.errors import Interrupted, WorkerError
 from metricli.placement import Placement
+from metricli.stopping import STOPPING
 
 BEHIND_THE_MAIN = 1.0
 """Seconds that another process waits before it leaves: if the main one fails alike, its word is enough."""
@@ -44,7 +45,7 @@ def patience(error: BaseException, here: Placement) -> float:
 
 def wait_or_leave(seconds: float, code: int) -> None:
     """Wait; a signal meanwhile ends this process silently with `code`."""
-    for each in (signal.SIGINT, signal.SIGTERM):
+    for each in STOPPING:
         signal.signal(each, lambda *_: leave(code))
     time.sleep(seconds)
 

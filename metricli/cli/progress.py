@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from metricli.placement import placement
+from metricli.tables import printable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -62,7 +63,7 @@ class PlainReporter:
 
     def line(self, text: str) -> None:
         """Write one line to stderr."""
-        print(text, file=sys.stderr, flush=True)  # noqa: T201
+        print(printable(text), file=sys.stderr, flush=True)  # noqa: T201
 
     def say(self, message: str) -> None:
         """One line a person wants to know."""
@@ -119,20 +120,20 @@ class LiveReporter(PlainReporter):
         super().__init__()
         from rich.console import Console
 
-        self.console: Console = Console(stderr=True, highlight=False)
+        self.console: Console = Console(stderr=True, highlight=False, emoji=False)
         self.progress: Progress | None = None
         self.task: TaskID | None = None
         self.room = 0
 
     def line(self, text: str) -> None:
         """Write above the bar."""
-        self.console.print(text, markup=False, soft_wrap=True)
+        self.console.print(printable(text), markup=False, soft_wrap=True)
 
     def warn(self, message: str) -> None:
         """A yellow line."""
         from rich.text import Text
 
-        self.console.print(Text("warning: ", style="yellow") + Text(message), soft_wrap=True)
+        self.console.print(Text("warning: ", style="yellow") + Text(printable(message)), soft_wrap=True)
 
     def begin(self, name: str, total: int | None, unit: str) -> None:
         """Open a bar."""

@@ -19,7 +19,15 @@ from metricli.reports import (
     PredictReport,
     TrainReport,
 )
-from metricli.tables import cell, format_comparison, format_metrics, metric_cells, printable, shortened
+from metricli.tables import (
+    cell,
+    format_comparison,
+    format_metrics,
+    metric_cells,
+    printable,
+    printable_lines,
+    shortened,
+)
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -33,14 +41,14 @@ _MOST = 20
 
 def out(text: str) -> None:
     """One or more lines on stdout."""
-    print(text)  # noqa: T201
+    print(printable_lines(text))  # noqa: T201
 
 
 def table(
     head: Sequence[str], rows: Iterable[Sequence[str]], *, title: str = "", numbers_from: int = 1
 ) -> None:
     """A table: rich where stdout is a terminal, else plain columns that are never cut."""
-    body = [list(row) for row in rows]
+    head, body = list(map(printable, head)), [list(map(printable, row)) for row in rows]
     if not sys.stdout.isatty():
         if title:
             out(title)
@@ -48,7 +56,7 @@ def table(
         return
     from rich.console import Console
 
-    console = Console(highlight=False)
+    console = Console(highlight=False, emoji=False)
     console.print(_rich(head, body, title, numbers_from), soft_wrap=False)
 
 
@@ -70,7 +78,8 @@ def _rich(head: Sequence[str], body: Sequence[Sequence[str]], title: str, number
     from rich.table import Table
     from rich.text import Text
 
-    made = Table(box=box.SIMPLE_HEAD, title=title or None, title_justify="left", title_style="bold")
+    heading = Text(printable(title)) if title else None
+    made = Table(box=box.SIMPLE_HEAD, title=heading, title_justify="left", title_style="bold")
     for i, name in enumerate(head):
         made.add_column(Text(name), justify="right" if i >= numbers_from else "left", overflow="fold")
     for row in body:

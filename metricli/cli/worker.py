@@ -6,6 +6,11 @@ process is (`voice`: "silent", "quiet" or "full").
 
 from __future__ import annotations
 
+from metricli.stopping import STOPPING, leave_until_ready
+
+if __name__ == "__main__":
+    leave_until_ready(silently=True)  # the imports take a moment
+
 import os
 import signal
 import sys
@@ -16,6 +21,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from metricli.cli.membership import become_member, leave, patience, wait_or_leave
+from metricli.cli.signals import raised
 from metricli.errors import MetricliError, Terminated, WorkerError, interruption
 from metricli.placement import Placement, cores, placement
 from metricli.reporter import SilentReporter
@@ -32,30 +38,34 @@ def main(folder: str, agent: str) -> NoReturn:
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores() // here.local_size)))
     if not here.is_main:
         _print_to(wire.log(here.rank))
-    signal.signal(signal.SIGTERM, _on_sigterm)
-    error: BaseException | None = None
-    report = None
-    try:
-        request = wire.begin(here.rank)
-        threading.Thread(target=_watch_others, args=(wire, here), daemon=True).start()
-        report = _call(request, here)
-        if here.is_main:
-            report = portable(report, wire.folder / "written")
-    except (KeyboardInterrupt, Terminated) as stopped:
-        error = interruption(stopped)
-    except MetricliError as failure:
-        error = failure
-    except SystemExit as wish:
-        leave(wish.code if isinstance(wish.code, int) else 1)
-    except BaseException as failure:
-        failure.add_note("".join(traceback.format_exception(failure)).rstrip())
-        error = failure
-    wire.tell(Told(here.rank, time.time(), report if here.is_main else None, error))
+    with raised(hears_one=True):  # what came to all comes again by the agent, which kills at a second one
+        report, error = _outcome(wire, here)
+        for each in STOPPING:  # the agent may end this process, for another has left: first its last word
+            signal.signal(each, signal.SIG_IGN)
+        wire.tell(Told(here.rank, time.time(), report if here.is_main else None, error))
     if error is None:
         sys.exit(0)
     code = error.exit_code if isinstance(error, MetricliError) else MetricliError.exit_code
     wait_or_leave(patience(error, here), code)
     leave(code)
+
+
+def _outcome(wire: Wire, here: Placement) -> tuple[Any, BaseException | None]:
+    """The report, or what stopped this process."""
+    try:
+        request = wire.begin(here.rank)
+        threading.Thread(target=_watch_others, args=(wire, here), daemon=True).start()
+        report = _call(request, here)
+        return (portable(report, wire.folder / "written") if here.is_main else report), None
+    except (KeyboardInterrupt, Terminated) as stopped:
+        return None, interruption(stopped)
+    except MetricliError as failure:
+        return None, failure
+    except SystemExit as wish:
+        leave(wish.code if isinstance(wish.code, int) else 1)
+    except BaseException as failure:
+        failure.add_note("".join(traceback.format_exception(failure)).rstrip())
+        return None, failure
 
 
 def _call(request: dict[str, Any], here: Placement) -> Any:
@@ -71,10 +81,6 @@ def _print_to(log: Path) -> None:
     with log.open("wb", buffering=0) as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
-
-
-def _on_sigterm(_signum: int, _frame: Any) -> NoReturn:
-    raise Terminated
 
 
 def _watch_others(wire: Wire, here: Placement) -> None:

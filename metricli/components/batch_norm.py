@@ -7,9 +7,10 @@ from typing import Any
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
-from timm.layers.norm_act import BatchNormAct2d
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
+
+from metricli.components.timm_alone import BatchNormAct2d
 
 __all__ = ["GlobalBatchNorm", "synchronise_batch_norm"]
 

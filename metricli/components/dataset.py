@@ -155,7 +155,7 @@ class ImageDataset(Dataset[Item]):
                 image = crop_box(image, told.box)
             except DataError as error:
                 raise DataError(
-                    f"{path} (row {row} of the split): {error.message}", hint=error.hint
+                    f"{str(path)!r} (row {row} of the split): {error.message}", hint=error.hint
                 ) from None
         tensor: Tensor = pil_to_tensor(image)
         return tensor

@@ -6,16 +6,19 @@ import warnings
 from collections.abc import Mapping
 from typing import Any, Literal
 
-import timm
 import torch
 import torch.nn.functional as F
 import torchvision
 from torch import Tensor, nn
 
-from metricli.components.weights import load_weights
-from metricli.errors import UsageError
+from metricli.components.timm_alone import timm
+from metricli.components.weights import load_weights, tensors_only
+from metricli.errors import CheckpointError, UsageError
 
 Pooling = Literal["avg", "gem", "cls"]
+
+_FILES = ("cache_dir", "checkpoint_path")
+"""Arguments by which timm.create_model reads files, pretrained or not."""
 
 __all__ = ["Extractor", "GeM", "timm_extractor", "torchvision_extractor"]
 
@@ -151,24 +154,29 @@ def timm_extractor(
     dim: int | None = None,
     bnneck: bool = False,
     normalize: bool = True,
+    offline: bool = False,
 ) -> Extractor:
     """An extractor over any timm model.
 
     `avg` is the model's own pooling and norm; of a model that pools by a class token or by attention, the
-    mean of its tokens without the prefix tokens. `weights` is a local .safetensors, .pth or best.ckpt.
+    mean of its tokens without the prefix tokens. `weights` is a local .safetensors, .pth or checkpoint of a
+    run. `offline` builds from the arguments alone, for weights that come later: no file, no hub.
 
     Raises:
         UsageError: no such model or argument, a pooling it cannot do, or weights that cannot be downloaded.
-        CheckpointError: `weights` cannot be read or do not fit.
+        CheckpointError: `weights` cannot be read or do not fit; a model of a hub, `offline`.
     """
     settings = dict(model_args or {})
+    if offline:
+        settings = _built_from_nothing(model, settings)
     resolved: dict[str, Any] = {}
     try:
         if ":" in model:
             architecture, published = _published_model(model)
             settings = published | settings
             resolved = {"model": architecture, "model_args": settings}
-        backbone: Any = timm.create_model(model, pretrained=pretrained, num_classes=0, **settings)
+        with tensors_only():
+            backbone: Any = timm.create_model(model, pretrained=pretrained, num_classes=0, **settings)
     except Exception as error:  # timm raises RuntimeError, TypeError, OSError and hub errors alike
         raise UsageError(_model_problem("timm", model, pretrained, error, timm.list_models())) from None
     prefix = int(getattr(backbone, "num_prefix_tokens", 0))
@@ -212,7 +220,7 @@ def torchvision_extractor(
     """
     known = torchvision.models.list_models(module=torchvision.models)
     try:
-        with warnings.catch_warnings():  # about how the inceptions draw their initial weights
+        with warnings.catch_warnings(), tensors_only():  # about how the inceptions draw their initial weights
             warnings.simplefilter("ignore", FutureWarning)
             backbone = torchvision.models.get_model(model, weights="DEFAULT" if pretrained else None)
     except Exception as error:
@@ -251,7 +259,17 @@ def _published_model(model: str) -> tuple[str, dict[str, Any]]:
     if source not in ("hf_hub", "hf-hub"):
         raise ValueError(f"{source!r} is no place of models, expected hf_hub:owner/model")
     _, architecture, args = timm.models.load_model_config_from_hf(name)
-    return architecture, {key: value for key, value in (args or {}).items() if key != "num_classes"}
+    return architecture, {k: v for k, v in (args or {}).items() if k not in ("num_classes", *_FILES)}
+
+
+def _built_from_nothing(model: str, settings: dict[str, Any]) -> dict[str, Any]:
+    """The arguments that shape a model, without those that read files."""
+    if ":" in model:
+        raise CheckpointError(
+            f"the model {model!r} would have to be looked up on the hub, which no checkpoint may ask for",
+            hint="give one that metricli has trained: it holds the architecture",
+        )
+    return {key: value for key, value in settings.items() if key not in _FILES}
 
 
 class _GeM2d(GeM):

@@ -6,19 +6,22 @@ import multiprocessing
 import multiprocessing.context
 import os
 import pickle
+import shutil
 import signal
 import sys
 import threading
 import types
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from multiprocessing.util import Finalize
+from multiprocessing import forkserver, resource_tracker
+from multiprocessing.util import Finalize, get_temp_dir
 from typing import Any
 
 import torch
 from torch.utils.data import DataLoader
 
 from metricli.components.dataset import Batch, ImageDataset, Item, Place, Told
+from metricli.stopping import STOPPING
 
 __all__ = ["image_loader"]
 
@@ -51,17 +54,36 @@ class _Telling:
 
 
 def _start_worker(_worker: int) -> None:
-    for each in (signal.SIGINT, signal.SIGTERM):  # they reach the whole group; the parent decides
+    for each in STOPPING:  # they reach the whole group; the parent decides
         signal.signal(each, signal.SIG_IGN)
     threading.Thread(target=_die_with_trainer, daemon=True).start()
 
 
 def _die_with_trainer() -> None:
-    """End this worker with the process that asked for it: its own parent, the forkserver, would live on."""
+    """End this worker with the process that asked for it: its own parent, the forkserver, would live on.
+
+    That process leaves a folder behind if it is killed: the one in which the forkserver listens.
+    """
     trainer = multiprocessing.parent_process()
     if trainer is not None:
         trainer.join()
+        shutil.rmtree(get_temp_dir(), ignore_errors=True)
         os._exit(1)
+
+
+def _start_helpers() -> None:
+    """Start the forkserver and the resource tracker so that they and the workers never see a signal.
+
+    One to the whole group would end them, and without them nothing is tidied up. What comes to this process
+    meanwhile comes afterwards.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
+    try:
+        resource_tracker.ensure_running()  # which unblocks two of them
+        signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
+        forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextmanager
@@ -86,6 +108,7 @@ class _WorkerLoader(DataLoader[Item]):
     dataset: ImageDataset
 
     def _get_iterator(self) -> Any:
+        _start_helpers()
         with nullcontext() if _needs_main(self.dataset.transform) else _without_main():
             iterator: Any = super()._get_iterator()
         # At exit multiprocessing would send SIGTERM, which they ignore, and wait for them.

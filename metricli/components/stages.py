@@ -6,8 +6,9 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from timm.models import group_parameters
 from torch import nn
+
+from metricli.components.timm_alone import group_parameters
 
 __all__ = ["Stage", "frozen_stages", "layer_depths", "rest", "rest_batch_norm", "stages_of"]
 

@@ -6,29 +6,39 @@ noticed. A file is written under a temporary name, fsynced and renamed.
 
 from __future__ import annotations
 
-import errno
+import contextlib
 import hashlib
 import json
 import os
+import re
 import stat
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
-from metricli.data.disk import fsync
+from metricli.components.tensorbytes import (
+    Unreadable,
+    open_regular,
+    parse_json,
+    read_safetensors,
+    shown,
+)
+from metricli.data.disk import fsync, remedy
 from metricli.errors import CheckpointError, ResourceError
 
 FORMAT = "metricli"
 FORMAT_VERSION = 1
+_OS_ERROR = re.compile(r"\(os error (\d+)\)")
 
 __all__ = [
     "FORMAT_VERSION",
     "file_sha256",
+    "not_ours",
     "pack",
     "read_tensor_file",
     "unpack",
@@ -57,47 +67,80 @@ def write_tensor_file(path: Path, tensors: Mapping[str, Tensor], meta: Mapping[s
         part.replace(path)
         fsync(path.parent)
     except (OSError, SafetensorError) as error:
-        part.unlink(missing_ok=True)
-        full = getattr(error, "errno", None) == errno.ENOSPC or "No space" in str(error)
-        hint = "free some space" if full else "check the folder and its permissions"
-        raise ResourceError(f"cannot write {str(path)!r}: {error}", hint=hint) from None
+        with contextlib.suppress(OSError):  # what keeps it from being written may keep it from going, too
+            part.unlink(missing_ok=True)
+        number = _errno_of(error)
+        reason = str(error) if number is None else os.strerror(number)
+        raise ResourceError(f"cannot write {str(path)!r}: {reason}", hint=remedy(number)) from None
     return digest
 
 
+def _errno_of(error: OSError | SafetensorError) -> int | None:
+    """safetensors tells it in words alone."""
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.errno
+    told = _OS_ERROR.search(str(error))
+    return int(told[1]) if told else None
+
+
 def read_tensor_file(path: Path) -> tuple[dict[str, Tensor], dict[str, Any], str]:
-    """Tensors (on the CPU), meta and digest of a file that passes its own check.
+    """Tensors (on the CPU), meta and digest of a file that passes its own check; anyone may have made it.
 
     Raises:
-        CheckpointError: the file is missing, damaged, of another program or of a newer format.
+        CheckpointError: the file is missing, damaged, of another program or of another format.
     """
-    if not path.is_file():
-        what = "is a folder" if path.is_dir() else "does not exist"
-        raise CheckpointError(f"the checkpoint {str(path)!r} {what}")
+    try:
+        file = open_regular(path)
+    except Unreadable as error:
+        raise CheckpointError(f"the checkpoint {str(path)!r} {error}") from None
     foreign = f"{str(path)!r} is not a metricli checkpoint, or its head is damaged"
     try:
-        with safe_open(path, framework="pt") as file:
-            header = file.metadata() or {}
-            if header.get("format") != FORMAT:
-                raise CheckpointError(foreign)
-            _check_version(path, header.get("format_version", ""))
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError, ValueError) as error:
+        with file:
+            size = os.fstat(file.fileno()).st_size
+            header, tensors = read_safetensors(file)
+    except (Unreadable, OSError) as error:
         raise CheckpointError(f"{foreign} ({error})") from None
+    if header.get("format") != FORMAT:
+        raise CheckpointError(foreign)
+    _check_version(path, header.get("format_version", ""))
     text, digest = header.get("meta", ""), header.get("sha256", "")
     if _digest(tensors, text) != digest:
         raise CheckpointError(
             f"{str(path)!r} is damaged: its content does not match its sha256",
-            hint="take another copy, or resume the run to write a new one",
+            hint="take another copy",
         )
-    return tensors, json.loads(text), digest
+    try:
+        meta = parse_json(text, size)
+    except Unreadable as error:
+        raise not_ours(path, "meta", str(error)) from None
+    if not isinstance(meta, dict):
+        raise not_ours(path, "meta", f"expected an object, got {shown(meta)}")
+    return tensors, meta, digest
+
+
+def not_ours(path: Path, where: str, what: str) -> CheckpointError:
+    """The error of a file whose digest is right and whose content is not."""
+    return CheckpointError(
+        f"{str(path)!r} is damaged or was not written by metricli: {where}: {what}",
+        hint="take another copy, from whom you trust",
+    )
 
 
 def _check_version(path: Path, version: str) -> None:
-    if version != str(FORMAT_VERSION):
+    if version == str(FORMAT_VERSION):
+        return
+    has = f"{str(path)!r} has checkpoint format"
+    if not re.fullmatch("[0-9]{1,6}", version):
+        raise CheckpointError(f"{has} {shown(version)}, which is none: it is damaged, or not of metricli")
+    if int(version) > FORMAT_VERSION:
         raise CheckpointError(
-            f"{str(path)!r} has checkpoint format {version!r}, and this metricli reads {FORMAT_VERSION}",
-            hint="use the metricli version that wrote it, or a newer one",
+            f"{has} {int(version)}, newer than this metricli reads ({FORMAT_VERSION})",
+            hint="upgrade metricli",
         )
+    raise CheckpointError(
+        f"{has} {int(version)}, older than this metricli reads ({FORMAT_VERSION})",
+        hint="use the metricli version that wrote it",
+    )
 
 
 def _owned(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -114,10 +157,10 @@ def _owned(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _digest(tensors: Mapping[str, Tensor], text: str) -> str:
-    digest = hashlib.sha256(text.encode())
+    digest = hashlib.sha256(text.encode(errors="surrogatepass"))
     for name in sorted(tensors):
         tensor = tensors[name]
-        digest.update(f"\0{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
+        digest.update(f"\0{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode(errors="surrogatepass"))
         if tensor.numel():
             data: Any = tensor.reshape(-1).view(torch.uint8).numpy()
             digest.update(data)
@@ -150,11 +193,26 @@ def pack(tree: Any, tensors: dict[str, Tensor], prefix: str) -> Any:
 
 
 def unpack(packed: Any, tensors: Mapping[str, Tensor]) -> Any:
-    """The tree that `pack` was given; tuples come back as lists."""
-    if isinstance(packed, dict):
-        if "tensor" in packed:
-            return tensors[packed["tensor"]]
-        return {unpack(k, tensors): unpack(v, tensors) for k, v in packed["items"]}
+    """The tree that `pack` was given; tuples come back as lists.
+
+    Raises:
+        ValueError: `pack` gives no such form, or a tensor is missing.
+    """
     if isinstance(packed, list):
         return [unpack(item, tensors) for item in packed]
-    return packed
+    if not isinstance(packed, dict):
+        return packed
+    if packed.keys() == {"tensor"}:
+        name = packed["tensor"]
+        if not isinstance(name, str) or name not in tensors:
+            raise ValueError(f"there is no tensor {shown(name)}")
+        return tensors[name]
+    pairs = packed.get("items")
+    if packed.keys() != {"items"} or not isinstance(pairs, list):
+        raise ValueError(f"expected a tensor or items, got {shown(list(packed))}")
+    found = {}
+    for pair in pairs:
+        if not isinstance(pair, list) or len(pair) != 2 or isinstance(pair[0], (dict, list)):
+            raise ValueError(f"expected a key and its value, got {shown(pair)}")
+        found[pair[0]] = unpack(pair[1], tensors)
+    return found

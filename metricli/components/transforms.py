@@ -8,14 +8,12 @@ from collections.abc import Sequence
 from difflib import get_close_matches
 from typing import Any, Literal
 
-import timm
 import torch
-from timm.data.config import resolve_data_config
-from timm.models import load_model_config_from_hf
 from torch import Tensor
 from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.v2 import functional as TF
 
+from metricli.components.timm_alone import load_model_config_from_hf, resolve_data_config, timm
 from metricli.errors import UsageError
 
 __all__ = ["Augment", "ResizeNormalize", "TimmTransform"]

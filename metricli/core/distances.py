@@ -63,7 +63,8 @@ def pairwise_distances(x: Tensor, y: Tensor, distance: Distance = "euclidean") -
     """Distances (N, M) between the rows of `x` (N, D) and `y` (M, D).
 
     Euclidean: ||x - y||, by the expansion ||x||² + ||y||² - 2x·y. Cosine: 1 - cos(x, y), in [0, 2].
-    Computed outside autocast in float32 at least. The gradient at equal rows is 0, never NaN.
+    Computed outside autocast in the wider of the two types, float32 at least. The gradient at equal rows is
+    0, never NaN.
 
     Raises:
         ValueError: `distance` is neither "euclidean" nor "cosine".
@@ -71,7 +72,8 @@ def pairwise_distances(x: Tensor, y: Tensor, distance: Distance = "euclidean") -
     if distance not in ("euclidean", "cosine"):
         raise ValueError(f"distance must be 'euclidean' or 'cosine', got {distance!r}")
     with torch.autocast(x.device.type, enabled=False):
-        x, y = _both(at_least_float32, x, y)
+        dtype = torch.promote_types(at_least_float32(x).dtype, at_least_float32(y).dtype)
+        x, y = _both(lambda rows: rows.to(dtype), x, y)
         if distance == "cosine":
             x, y = _both(unit_rows, x, y)
             return 1 - x @ y.T

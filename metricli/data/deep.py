@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,23 +12,13 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from metricli.data.files import distinct_paths
-from metricli.data.images import open_image, read_header
+from metricli.data.looking import Images, Seen, look
 from metricli.data.phrases import Rows0, counted, finding, say_values
 from metricli.data.subject import Subject
-from metricli.errors import DataError
 from metricli.reports import Finding
 
 SAMPLE = 2000
 """Without `deep`, at most so many headers are read, spread over the table."""
-
-
-@dataclass(frozen=True)
-class Images:
-    """How to look at images."""
-
-    deep: bool
-    max_pixels: int
-    on_progress: Callable[[int, int], None] | None = None
 
 
 @dataclass(frozen=True)
@@ -43,30 +29,24 @@ class ImagesReport:
     findings: list[Finding]
 
 
-@dataclass(frozen=True)
-class _Seen:
-    width: int
-    height: int
-    format: str
-    digest: bytes
-    problem: str
-
-
 def look_at_images(subject: Subject, how: Images) -> ImagesReport:
-    """Sizes, formats, and the findings `unreadable-file`, `box-outside-image`, `identical-files` (only deep).
+    """Sizes, formats, and the findings `unreadable-file`, `box-outside-image`, `identical-files` and
+    `cache-not-used` (only deep).
 
     Files that are missing are left to `check_files`.
     """
     codes, words = distinct_paths(subject)
     chosen = _chosen(len(words), how.deep)
     root = subject.table.root
-    files = [(int(place), root / words[place]) for place in chosen]
-    files = [(place, file) for place, file in files if words[place] and os.path.isfile(file)]
-    seen = dict(_look(files, how))
+    there = [int(place) for place in chosen if words[place] and os.path.isfile(root / words[place])]
+    looked = look(root, words, there, how)
+    seen = looked.seen
     sound = {place: image for place, image in seen.items() if not image.problem}
     findings = [*_unreadable(seen, codes), *_boxes_outside(subject, sound, codes)]
     if how.deep:
         findings += _identical(subject, sound, codes)
+    for note in looked.notes:
+        findings.append(finding("warning", "cache-not-used", np.empty(0, dtype=np.int64), note, count=1))
     return ImagesReport(_summary(sound, len(words)), findings)
 
 
@@ -76,38 +56,7 @@ def _chosen(count: int, deep: bool) -> NDArray[np.int64]:
     return np.linspace(0, count - 1, SAMPLE).astype(np.int64)
 
 
-def _look(files: list[tuple[int, Path]], how: Images) -> Iterator[tuple[int, _Seen]]:
-    def work(item: tuple[int, Path]) -> tuple[int, _Seen]:
-        return item[0], _see(item[1], how)
-
-    with ThreadPoolExecutor() as pool:
-        waiting = iter(files)
-        running = [pool.submit(work, item) for item in islice(waiting, 64)]
-        done = 0
-        while running:
-            result = running.pop(0).result()
-            running += [pool.submit(work, item) for item in islice(waiting, 1)]
-            done += 1
-            if how.on_progress is not None:
-                how.on_progress(done, len(files))
-            yield result
-
-
-def _see(file: Path, how: Images) -> _Seen:
-    try:
-        width, height, format_ = read_header(file, max_pixels=how.max_pixels)
-        digest = b""
-        if how.deep:
-            open_image(file, max_pixels=how.max_pixels)
-            with open(file, "rb") as stream:
-                digest = hashlib.file_digest(stream, "sha256").digest()
-    except (DataError, OSError) as error:
-        problem = error.message if isinstance(error, DataError) else str(error)
-        return _Seen(0, 0, "", b"", problem)
-    return _Seen(width, height, format_, digest, "")
-
-
-def _summary(sound: dict[int, _Seen], images: int) -> dict[str, Any]:
+def _summary(sound: dict[int, Seen], images: int) -> dict[str, Any]:
     if not sound:
         return {}
     formats: dict[str, int] = {}
@@ -130,7 +79,7 @@ def _rows_of(places: list[int], codes: Any) -> Rows0:
     return np.flatnonzero(np.isin(codes, places))
 
 
-def _unreadable(seen: dict[int, _Seen], codes: Any) -> Iterator[Finding]:
+def _unreadable(seen: dict[int, Seen], codes: Any) -> Iterator[Finding]:
     rows = _rows_of([place for place, image in seen.items() if image.problem], codes)
     if len(rows):
         reasons = [seen[int(codes[row])].problem for row in rows[: Finding.MAX_ROWS]]
@@ -143,7 +92,7 @@ def _unreadable(seen: dict[int, _Seen], codes: Any) -> Iterator[Finding]:
         yield finding("error", "unreadable-file", rows, message)
 
 
-def _boxes_outside(subject: Subject, sound: dict[int, _Seen], codes: Any) -> Iterator[Finding]:
+def _boxes_outside(subject: Subject, sound: dict[int, Seen], codes: Any) -> Iterator[Finding]:
     boxes = subject.table.boxes.values
     if boxes is None or not sound:
         return
@@ -160,7 +109,7 @@ def _boxes_outside(subject: Subject, sound: dict[int, _Seen], codes: Any) -> Ite
         yield finding("error", "box-outside-image", rows, message)
 
 
-def _identical(subject: Subject, sound: dict[int, _Seen], codes: Any) -> Iterator[Finding]:
+def _identical(subject: Subject, sound: dict[int, Seen], codes: Any) -> Iterator[Finding]:
     """`identical-files`: other paths with the same bytes, in another split or with another label."""
     digests = pd.Series({place: image.digest for place, image in sound.items()})
     again = digests[digests.duplicated(keep=False)]

@@ -139,7 +139,10 @@ class _Look:
                 self._folders, self._kept = {}, 0
             path = os.path.join(self.root, name)
             outside_by_words = not _is_inside(os.path.normpath(path), self.root)
-            real = os.path.realpath(path)
+            try:
+                real = os.path.realpath(path)
+            except ValueError:  # a NUL in it: no file can be there
+                real = path
             inside = _THERE if _is_inside(real, self.real_root) else _LINKED_OUT
             self._folders[name] = _Folder(real, _ELSEWHERE if outside_by_words else inside)
         return self._folders[name]
@@ -179,7 +182,7 @@ def _plain_files(folder: str) -> frozenset[str]:
         with os.scandir(folder) as entries:
             plain = (entry.name for entry in entries if entry.is_file(follow_symlinks=False))
             return frozenset(islice(plain, _KEPT))
-    except OSError:
+    except (OSError, ValueError):
         return frozenset()
 
 

@@ -14,7 +14,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pa_compute
 
-from metricli.data.images import IMAGE_SUFFIXES
+from metricli.data.kind import named
+from metricli.data.opening import IMAGE_SUFFIXES
 from metricli.errors import DataError
 
 _SUFFIXES = frozenset(suffix.encode() for suffix in IMAGE_SUFFIXES)
@@ -85,7 +86,9 @@ def _sorted(root: Path, text: bytearray, ends: array[int]) -> Any:
     except pa.ArrowInvalid:
         paths = (bytes(text[start:end]) for start, end in pairwise(ends))
         odd = next(os.fsdecode(path) for path in paths if not _is_utf8(path))
-        raise DataError(f"the name of {odd!r} in {root} is not UTF-8", hint="rename the file") from None
+        raise DataError(
+            f"the name of {odd!r} in {named(root)} is not UTF-8", hint="rename the file"
+        ) from None
     order = pa_compute.sort_indices(listed)
     pieces = (listed.take(order.slice(start, _PIECE)) for start in range(0, len(order), _PIECE))
     return pa.chunked_array([piece.cast(pa.string()) for piece in pieces], pa.string())

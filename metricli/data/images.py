@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
+from metricli.data.opening import opened
 from metricli.errors import DataError
-
-IMAGE_SUFFIXES = frozenset(
-    {".avif", ".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"}
-)
-"""Suffixes, in lower case, that make a file of a folder an image."""
 
 DEFAULT_MAX_PIXELS = 100_000_000
 
@@ -35,22 +32,23 @@ def open_image(path: Path, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> Image.Ima
     """Decode an image as RGB, turned upright by its EXIF orientation.
 
     Of an animation, the first frame. Transparent pixels are laid over white. 16-bit grey keeps its upper
-    8 bits, float grey is stretched over its own range, CMYK and palettes are converted by Pillow.
+    8 bits, float grey is stretched over its own range, CMYK and palettes are converted by Pillow. The kinds
+    that are read are `FORMATS` of opening.py.
 
     Raises:
         DataError: the file is missing, no image, cut off or damaged, or has more than `max_pixels` pixels
             (its header is asked, before anything is decoded).
     """
-    try:
-        with _open(path, max_pixels) as image:
-            image.load()  # before EXIF is asked: that may load too, and its failures are not those of pixels
-            turn = _TURNS.get(_orientation(image))
-            rgb = _to_rgb(image)
-        return rgb if turn is None else rgb.transpose(turn)
-    except (DataError, MemoryError):
-        raise
-    except Exception as error:
-        raise DataError(f"cannot read image {path}: {_reason(path, error)}") from error
+    with opened(path, max_pixels=max_pixels, whole=True) as image:
+        image.load()  # before EXIF is asked: that may load too, and its failures are not those of pixels
+        return upright_rgb(image)
+
+
+def upright_rgb(image: Image.Image) -> Image.Image:
+    """A decoded image as `open_image` gives it: turned upright, as RGB."""
+    turn = _TURNS.get(_orientation(image))
+    rgb = _to_rgb(image)
+    return rgb if turn is None else rgb.transpose(turn)
 
 
 def read_header(path: Path, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> tuple[int, int, str]:
@@ -59,18 +57,13 @@ def read_header(path: Path, *, max_pixels: int = DEFAULT_MAX_PIXELS) -> tuple[in
     Raises:
         DataError: as `open_image`, so far as a header can tell.
     """
-    try:
-        with _open(path, max_pixels) as image:
-            # Pillow gives the size of a TIFF upright already (the newer ones); its tags have it as stored.
-            tags = getattr(image, "tag_v2", {})
-            width, height = tags.get(256, image.width), tags.get(257, image.height)
-            if _orientation(image) in _SIDEWAYS:
-                width, height = height, width
-            return width, height, image.format or "unknown"
-    except (DataError, MemoryError):
-        raise
-    except Exception as error:
-        raise DataError(f"cannot read image {path}: {_reason(path, error)}") from error
+    with opened(path, max_pixels=max_pixels) as image:
+        # Pillow gives the size of a TIFF upright already (the newer ones); its tags have it as stored.
+        tags = getattr(image, "tag_v2", {})
+        width, height = tags.get(256, image.width), tags.get(257, image.height)
+        if _orientation(image) in _SIDEWAYS:
+            width, height = height, width
+        return width, height, image.format or "unknown"
 
 
 def crop_box(image: Image.Image, box: Sequence[int]) -> Image.Image:
@@ -89,25 +82,6 @@ def crop_box(image: Image.Image, box: Sequence[int]) -> Image.Image:
     return image.crop((left, top, right, bottom))
 
 
-def _open(path: Path, max_pixels: int) -> Image.Image:
-    limit = Image.MAX_IMAGE_PIXELS
-    if limit is not None and limit < max_pixels:
-        # Pillow's own limit must not stop what the caller allows; a larger one is never lowered again, so
-        # threads cannot disturb one another.
-        Image.MAX_IMAGE_PIXELS = max_pixels
-    try:
-        image = Image.open(path)
-    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
-        reason = f"more than the {max_pixels} pixels allowed"
-        raise DataError(f"cannot read image {path}: {reason}", hint="see data.max_pixels") from error
-    width, height = image.size
-    if width * height > max_pixels:
-        image.close()
-        reason = f"{width} x {height} is more than the {max_pixels} pixels allowed"
-        raise DataError(f"cannot read image {path}: {reason}", hint="see data.max_pixels")
-    return image
-
-
 def _orientation(image: Image.Image) -> int:
     try:
         # Not image.getexif(): for PNG it decodes the pixels to find a late chunk.
@@ -117,39 +91,44 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):
+        return _upper_bits(image)
+    if image.mode == "F":
+        return Image.fromarray(_stretched(np.asarray(image))).convert("RGB")
     if image.mode in _ALPHA_MODES or "transparency" in image.info:
         rgba = image.convert("RGBA")
         white = Image.new("RGB", rgba.size, (255, 255, 255))
         white.paste(rgba, mask=rgba.getchannel("A"))
         return white
-    if image.mode == "RGB":
-        return image
-    if image.mode.startswith("I"):
-        upper = np.clip(np.asarray(image, dtype=np.int32), 0, 65535) >> 8
-        return Image.fromarray(upper.astype(np.uint8)).convert("RGB")
-    if image.mode == "F":
-        return Image.fromarray(_stretched(np.asarray(image))).convert("RGB")
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _upper_bits(image: Image.Image) -> Image.Image:
+    """16-bit grey; the value that stands for transparent (of a PNG) becomes white."""
+    values = np.asarray(image)
+    upper = np.empty(values.shape, dtype=np.uint8)
+    clear = image.info.get("transparency")
+    for at in _bands(values):
+        upper[at] = np.clip(values[at], 0, 65535) >> 8
+        if isinstance(clear, int):
+            upper[at][values[at] == clear] = 255
+    return Image.fromarray(upper).convert("RGB")
 
 
 def _stretched(
     grey: np.ndarray[tuple[int, ...], np.dtype[np.float32]],
 ) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
-    finite = np.nan_to_num(grey, nan=0.0, posinf=0.0, neginf=0.0)
-    low, high = float(finite.min()), float(finite.max())
-    return ((finite - low) * (255.0 / (high - low) if high > low else 0.0)).astype(np.uint8)
+    """0 for the least finite value and what is below it or NaN, 255 for the greatest and what is above it."""
+    least = [part.min() for at in _bands(grey) if (part := grey[at][np.isfinite(grey[at])]).size]
+    most = [part.max() for at in _bands(grey) if (part := grey[at][np.isfinite(grey[at])]).size]
+    low, high = float(min(least, default=0.0)), float(max(most, default=0.0))
+    found = np.empty(grey.shape, dtype=np.uint8)
+    for at in _bands(grey):
+        part = np.nan_to_num(grey[at].astype(np.float64), nan=low, posinf=high, neginf=low)
+        found[at] = (part - low) / (high - low) * 255 if high > low else 0
+    return found
 
 
-def _reason(path: Path, error: Exception) -> str:
-    if isinstance(error, FileNotFoundError):
-        return "no such file"
-    if isinstance(error, UnidentifiedImageError):
-        try:
-            empty = path.stat().st_size == 0
-        except OSError:
-            empty = False
-        return "the file is empty" if empty else "not an image, or of a kind that Pillow cannot read"
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror.lower()
-    text = str(error).strip()
-    return (text.splitlines()[0][:200] if text else type(error).__name__).rstrip(".")
+def _bands(grey: np.ndarray[tuple[int, ...], np.dtype[Any]]) -> Iterator[slice]:
+    """Some rows of an image at a time: what is computed with them takes less memory than the image."""
+    return (slice(start, start + 256) for start in range(0, len(grey), 256))

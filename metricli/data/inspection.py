@@ -10,9 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from metricli.data.checks import check_table, in_order
-from metricli.data.deep import Images, look_at_images
+from metricli.data.deep import look_at_images
 from metricli.data.facts import TableFacts
 from metricli.data.images import DEFAULT_MAX_PIXELS
+from metricli.data.looking import Images
 from metricli.data.subject import Subject
 from metricli.data.table import Table, read_table
 from metricli.reports import InspectReport, SplitSummary

@@ -6,7 +6,6 @@ and only then.
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import difflib
 import io
@@ -18,9 +17,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.csv as pa_csv
-import pyarrow.parquet as pa_parquet
 
+from metricli.data.kind import named, not_a_file
+from metricli.data.parquet import parquet_columns, parquet_header
 from metricli.errors import DataError
+from metricli.tables import printable, shortened
 
 COLUMNS = (
     "label",
@@ -42,6 +43,8 @@ BOX_COLUMNS = ("x_1", "y_1", "x_2", "y_2")
 _SEPARATORS = {";": "';'", "\t": "a tab", "|": "'|'"}
 _BLOCK = 1 << 22
 _PIECE = 1 << 18
+_HEADER = 1 << 20
+"""Bytes in which the header must end."""
 _UNPACK = "unpack it and give the file inside"
 _FOREIGN = {
     b"\x1f\x8b": ("compressed with gzip", _UNPACK),
@@ -66,6 +69,10 @@ def read_columns(path: Path, wanted: Sequence[str] = COLUMNS) -> tuple[list[str]
     Raises:
         DataError: no such file, not UTF-8, not a table, ragged, a repeated column, or no rows.
     """
+    what = not_a_file(path)
+    if what is not None:
+        hint = "name the file in it" if what == "a folder" else "write the table into a file"
+        raise DataError(f"{named(path)} is {what}, expected a CSV or parquet table", hint=hint)
     try:
         with pa.OSFile(str(path)) as file:
             head = file.read(8)
@@ -73,24 +80,28 @@ def read_columns(path: Path, wanted: Sequence[str] = COLUMNS) -> tuple[list[str]
         raise _cannot_open(path, error) from error
     for magic, (what, hint) in _FOREIGN.items():
         if head.startswith(magic):
-            raise DataError(f"{path} is {what}, not a CSV or parquet table", hint=hint)
+            raise DataError(f"{named(path)} is {what}, not a CSV or parquet table", hint=hint)
     is_parquet = head.startswith(b"PAR1") or path.suffix.lower() == ".parquet"
     header, columns = (_read_parquet if is_parquet else _read_csv)(path, wanted)
     if not len(next(iter(columns.values()), ())) and any(name in COLUMNS for name in header):
-        raise DataError(f"{path}: the table has no rows", hint="below the header, one line for each image")
+        raise DataError(
+            f"{named(path)}: the table has no rows", hint="below the header, one line for each image"
+        )
     return header, columns
 
 
 def _cannot_open(path: Path, error: Exception) -> DataError:
-    if path.is_dir():
-        return DataError(f"{path} is a folder, expected a CSV or parquet table", hint="name the file in it")
-    if path.exists() or not path.parent.is_dir():
+    try:
+        lost = not path.exists() and path.parent.is_dir()
+        names = sorted(item.name for item in path.parent.iterdir() if item.is_file()) if lost else []
+    except OSError:  # a name that is too long to ask for, or a folder that may not be listed
+        lost = False
+    if not lost:
         number = getattr(error, "errno", None)
-        reason = os.strerror(number) if number else str(error)
+        reason = os.strerror(number) if number else printable(str(error))
         return DataError(
-            f"cannot read the table {path}: {reason.lower()}", hint="check the path and its rights"
+            f"cannot read the table {named(path)}: {reason.lower()}", hint="check the path and its rights"
         )
-    names = sorted(item.name for item in path.parent.iterdir() if item.is_file())
     close = nearest(path.name, names)
     tables = [name for name in names if name.lower().endswith((".csv", ".parquet"))][:5]
     hint = "check the path"
@@ -98,7 +109,7 @@ def _cannot_open(path: Path, error: Exception) -> DataError:
         hint = f"did you mean {close!r}?"
     elif tables:
         hint = f"tables in that folder: {', '.join(map(repr, tables))}"
-    return DataError(f"no such table: {path}", hint=hint)
+    return DataError(f"no such table: {named(path)}", hint=hint)
 
 
 def _read_csv(path: Path, wanted: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
@@ -115,7 +126,7 @@ def _read_csv(path: Path, wanted: Sequence[str]) -> tuple[list[str], dict[str, A
         with pa.OSFile(str(path)) as file:  # a name would have its suffix taken for a compression
             read = pa_csv.ReadOptions(block_size=_BLOCK)
             table = pa_csv.read_csv(file, read_options=read, parse_options=parse, convert_options=convert)
-    except pa.ArrowInvalid as error:
+    except pa.ArrowException as error:
         raise _csv_problem(path, path.read_bytes(), header, error) from error
     return header, {name: table.column(name) for name in table.column_names if name in COLUMNS}
 
@@ -136,31 +147,41 @@ def _scan(path: Path) -> tuple[int, bool]:
             if lowest <= 0 and not piece.all():
                 at = size + int(np.flatnonzero(piece == 0)[0])
                 line = _line_of(path.read_bytes(), at)
-                message = f"{path} has a NUL byte at byte {at}, {line}: it is not a text file"
+                message = f"{named(path)} has a NUL byte at byte {at}, {line}: it is not a text file"
                 raise DataError(message, hint="save the table as CSV (UTF-8) or parquet")
             size += count
     if size == 0 or (size < 4096 and not path.read_bytes().removeprefix(b"\xef\xbb\xbf").strip()):
         raise DataError(
-            f"{path} is empty", hint="expected a header such as label,path,split and a line for each image"
+            f"{named(path)} is empty",
+            hint="expected a header such as label,path,split and a line for each image",
         )
     return lowest, quoted
 
 
 def _csv_header(path: Path) -> list[str]:
     with path.open("rb") as file:
-        first = file.read(1 << 20)
+        first = file.read(_HEADER)
         is_all = not file.read(1)
     try:
         lines = first.removeprefix(b"\xef\xbb\xbf").decode("utf-8", errors="strict" if is_all else "ignore")
     except UnicodeDecodeError:
         raise _not_utf8(path, first) from None
-    header = next((row for row in csv.reader(io.StringIO(lines, newline="")) if row), [])
+    text = io.StringIO(lines, newline="")
+    try:
+        header = next((row for row in csv.reader(text) if row), [])
+    except csv.Error as error:
+        what = f"the header of {named(path)} cannot be read: {error}"
+        raise DataError(what, hint="check its quotes") from None
+    if not is_all and text.tell() == len(lines):
+        what = f"the header of {named(path)} is longer than {_HEADER:,} bytes"
+        raise DataError(what, hint="check its quotes, and keep fewer columns")
     if len(header) == 1:
         for separator, name in _SEPARATORS.items():
             parts = [part.strip().strip('"') for part in header[0].split(separator)]
             if len(parts) > 1 and any(part in COLUMNS for part in parts):
                 raise DataError(
-                    f"{path} is separated by {name}, expected commas", hint="save it as comma-separated CSV"
+                    f"{named(path)} is separated by {name}, expected commas",
+                    hint="save it as comma-separated CSV",
                 )
     _refuse_repeated(path, header)
     return header
@@ -170,7 +191,7 @@ def _refuse_repeated(path: Path, header: Sequence[str]) -> None:
     repeated = [name for name in dict.fromkeys(header) if name in COLUMNS and list(header).count(name) > 1]
     if repeated:
         names = ", ".join(map(repr, repeated))
-        raise DataError(f"{path} has more than one column {names}", hint="keep one of them")
+        raise DataError(f"{named(path)} has more than one column {names}", hint="keep one of them")
 
 
 def _line_of(data: Any, at: int) -> str:
@@ -182,9 +203,9 @@ def _not_utf8(path: Path, data: bytes) -> DataError:
         data.decode("utf-8")
     except UnicodeDecodeError as error:
         at, line = error.start, _line_of(data, error.start)
-        message = f"{path} is not UTF-8: byte {at} ({line}) is {data[at : at + 1]!r}"
+        message = f"{named(path)} is not UTF-8: byte {at} ({line}) is {data[at : at + 1]!r}"
         return DataError(message, hint="save the table as UTF-8")
-    return DataError(f"{path} is not UTF-8", hint="save the table as UTF-8")
+    return DataError(f"{named(path)} is not UTF-8", hint="save the table as UTF-8")
 
 
 def _csv_problem(path: Path, data: bytes, header: list[str], error: Exception) -> DataError:
@@ -196,47 +217,26 @@ def _csv_problem(path: Path, data: bytes, header: list[str], error: Exception) -
     try:
         for row in reader:
             if row and len(row) != len(header):
-                there = f"{path} line {reader.line_num} has {len(row)} field{'s' if len(row) != 1 else ''}"
+                there = (
+                    f"{named(path)} line {reader.line_num} has {len(row)} field{'s' if len(row) != 1 else ''}"
+                )
                 expected = f"expected {len(header)} ({_short(','.join(header))})"
                 return DataError(f"{there}, {expected}", hint="quote a value that has a comma in it")
     except csv.Error as csv_error:
         return DataError(
-            f"{path} line {reader.line_num} cannot be read: {csv_error}", hint="check its quotes"
+            f"{named(path)} line {reader.line_num} cannot be read: {csv_error}", hint="check its quotes"
         )
     reason = str(error).splitlines()[0]
-    return DataError(f"{path} cannot be read as CSV: {_short(reason)}", hint="check its quotes and commas")
+    return DataError(
+        f"{named(path)} cannot be read as CSV: {_short(reason)}", hint="check its quotes and commas"
+    )
 
 
-def _short(text: str, length: int = 120) -> str:
-    return text if len(text) <= length else text[: length - 1] + "…"
+def _short(text: str) -> str:
+    return shortened(printable(text), 120)
 
 
 def _read_parquet(path: Path, wanted: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
-    try:
-        with pa_parquet.ParquetFile(path) as file:
-            header = list(file.schema_arrow.names)
-            _refuse_repeated(path, header)
-            table = file.read(columns=[name for name in header if name in wanted])
-    except (pa.ArrowException, OSError) as error:
-        reason = _short(str(error).splitlines()[0])
-        raise DataError(
-            f"{path} cannot be read as parquet: {reason}", hint="write it again, or use CSV"
-        ) from error
-    known = [name for name in table.column_names if name in COLUMNS]
-    return header, {name: _as_text(path, name, table.column(name)) for name in known}
-
-
-def _as_text(path: Path, name: str, column: Any) -> Any:
-    """A parquet column as text: null is empty, a whole float loses its '.0' (pandas' integers with gaps)."""
-    try:
-        if pa.types.is_dictionary(column.type):
-            column = column.cast(column.type.value_type)
-        if pa.types.is_floating(column.type):
-            with contextlib.suppress(pa.ArrowInvalid):
-                column = column.cast(pa.int64())
-        return column.cast(pa.string()).fill_null("")
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-        hint = "store it as text or as a number"
-        raise DataError(
-            f"{path}: column {name!r} is of type {column.type}, expected text", hint=hint
-        ) from error
+    header = parquet_header(path)
+    _refuse_repeated(path, header)
+    return header, parquet_columns(path, [name for name in header if name in wanted])

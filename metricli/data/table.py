@@ -15,7 +15,9 @@ from numpy.typing import NDArray
 from metricli.data.boxes import Boxes
 from metricli.data.facts import TableFacts
 from metricli.data.folders import list_images
-from metricli.data.images import IMAGE_SUFFIXES
+from metricli.data.kind import named
+from metricli.data.opening import IMAGE_SUFFIXES
+from metricli.data.phrases import show
 from metricli.data.reading import BOX_COLUMNS, COLUMNS, nearest, read_columns
 from metricli.data.strings import match_words
 from metricli.data.texts import Texts
@@ -33,6 +35,8 @@ _OF_PREDICTING = ("path", "label", "split", *BOX_COLUMNS)
 _FLAGS = ("", "True", "False", "true", "false", "TRUE", "FALSE", "1", "0", "1.0", "0.0")
 _FLAG_VALUES = np.array([-1, 1, 0, 1, 0, 1, 0, 1, 0, 1, 0, -2], dtype=np.int8)
 FLAG_EMPTY, FLAG_BAD = -1, -2
+_SHOWN = 50
+"""Columns of a header that an error names, and looks for misspelt ones in."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -266,12 +270,13 @@ def read_table(path: str | Path, *, root: str | Path | None = None, need: Need =
 
 
 def _missing_columns(source: Path, header: Sequence[str], missing: Sequence[str]) -> DataError:
-    unknown = [name for name in header if name not in COLUMNS]
+    unknown = [name for name in header if name not in COLUMNS][:_SHOWN]
     renames = [(nearest(name, unknown), name) for name in missing]
     hints = [f"rename {close!r} to {name!r}" for close, name in renames if close]
-    names, found = ", ".join(map(repr, missing)), ", ".join(map(repr, header))
+    names, found = ", ".join(map(repr, missing)), ", ".join(map(show, header[:_SHOWN]))
+    found += f" and {len(header) - _SHOWN} more" if len(header) > _SHOWN else ""
     noun = "column" if len(missing) == 1 else "columns"
-    message = f"{source} has no {noun} {names}; found {found}"
+    message = f"{named(source)} has no {noun} {names}; found {found}"
     return DataError(message, hint=", ".join(hints) or f"add {'it' if len(missing) == 1 else 'them'}")
 
 
@@ -286,10 +291,10 @@ def folder_table(folder: str | Path) -> tuple[Table, dict[str, int]]:
     root = Path(folder)
     if not root.is_dir():
         what = "is a file, expected a folder of images" if root.exists() else "does not exist"
-        raise DataError(f"{root} {what}", hint="check the path")
+        raise DataError(f"{named(root)} {what}", hint="check the path")
     listing = list_images(root)
     column, others = listing.paths, listing.others
     if not len(column):
         kinds = ", ".join(sorted(IMAGE_SUFFIXES))
-        raise DataError(f"no images in {root}", hint=f"expected files ending in {kinds}")
+        raise DataError(f"no images in {named(root)}", hint=f"expected files ending in {kinds}")
     return Table(root, root, ("path",), {"path": column}, len(column), not listing.has_links), others

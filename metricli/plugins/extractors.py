@@ -21,7 +21,8 @@ class _Pooled(ExtractorSpec):
 
     pretrained: bool = Field(False, description="start from the library's published weights (a download)")
     weights: SpecPath | None = Field(
-        None, description="start from a local .safetensors, .pth or best.ckpt; excludes pretrained"
+        None,
+        description="start from a local .safetensors, .pth, checkpoint or run directory; excludes pretrained",
     )
     pooling: Literal["avg", "gem", "cls"] = Field(
         "avg", description="avg as the model does it; gem: generalised mean; cls: the class token"
@@ -61,6 +62,7 @@ class Timm(_Pooled):
             dim=self.dim,
             bnneck=self.bnneck,
             normalize=self.normalize,
+            offline=not load_weights,
         )
 
 

@@ -98,7 +98,10 @@ def wrong_part(path: str, kind: PMLKind, part: PMLPart | None) -> list[Problem]:
 
 
 class PMLMiner(MinerSpec):
-    """Any miner of pytorch-metric-learning (extra `pml`)."""
+    """Any miner of pytorch-metric-learning (extra `pml`).
+
+    For a miner that is not built in, and to repeat what was found with that library.
+    """
 
     name: Literal["pml"] = "pml"
     miner: str = Field(description="name of a class in pytorch_metric_learning.miners")

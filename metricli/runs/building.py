@@ -36,7 +36,7 @@ def build_learner(
             `training` or `optimizer.layer_decay` ask of it.
     """
     torch.manual_seed(spec.seed)
-    extractor = built_extractor(spec.extractor, load_weights=True, dtype=context.dtype)
+    extractor = built_extractor(spec.extractor, dtype=context.dtype)
     loss = built_loss(
         spec,
         dim=extractor.dim,  # type: ignore[arg-type]

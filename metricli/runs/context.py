@@ -9,6 +9,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from types import FrameType
 from typing import Any, Literal
 
 import torch
@@ -16,15 +17,20 @@ import torch.distributed as dist
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState, GradientState
 
+from metricli.data.disk import remedy
 from metricli.errors import Interrupted, ResourceError, UsageError, WorkerError
 from metricli.reporter import Reporter, SilentReporter
 from metricli.runs.processes import ALONE, World, cores
 from metricli.specs.data import ComputeSpec
+from metricli.stopping import STOPPING, came, counts_as
 
 Precision = Literal["fp32", "fp16", "bf16", "fp64"]
 SMALL_SET = 2000
 _LOST = re.compile(r"[Cc]onnection (closed|reset|refused)|Broken pipe|Socket closed|gloo|NCCL")
 """What a collective says in whom another process has died; gloo gives it no type of its own."""
+_SMALLER = "lower the batch size, the image size or the precision"
+_NO_MEMORY = re.compile(r"tried to allocate (\d+) bytes|Storage size calculation overflowed")
+"""What torch says on the CPU, without a type of its own, when there is no memory for a tensor."""
 
 
 @dataclass(frozen=True)
@@ -114,19 +120,32 @@ class StopFlag:
 
 @contextmanager
 def stop_on_signals() -> Iterator[StopFlag]:
-    """SIGINT and SIGTERM set a flag that the loop looks at after each step; a second signal acts at once."""
+    """SIGINT, SIGTERM and SIGUSR1 set a flag that the loop looks at after each step.
+
+    A second signal does what it would do outside, at once.
+    """
     flag = StopFlag()
     if threading.current_thread() is not threading.main_thread():
         yield flag
         return
+    if not came.is_of_command:
+        came.begin()
+    if came.first is not None:  # a library has swallowed it
+        flag.signum = counts_as(came.first)
     before: dict[signal.Signals, Any] = {}
 
-    def note(signum: int, _frame: Any) -> None:
-        flag.signum = signum
+    def note(signum: int, frame: FrameType | None) -> None:
+        heard = came.hear(signum)
+        if heard == "first":
+            flag.signum = counts_as(signum)
+        if heard != "second":
+            return
         for each, handler in before.items():
             signal.signal(each, handler)
+        outside = before[signal.Signals(signum)]
+        outside(signum, frame) if callable(outside) else signal.raise_signal(signum)
 
-    for watched in (signal.SIGINT, signal.SIGTERM):
+    for watched in STOPPING:
         before[watched] = signal.signal(watched, note)
     try:
         yield flag
@@ -147,9 +166,12 @@ def translated_errors() -> Iterator[None]:
         yield
     except (torch.OutOfMemoryError, MemoryError) as error:
         what = str(error).splitlines()[0] if str(error) else "out of memory"
-        raise ResourceError(what, hint="lower the batch size, the image size or the precision") from None
+        raise ResourceError(what, hint=_SMALLER) from None
     except RuntimeError as error:
         said = str(error).splitlines()[0] if str(error) else ""
+        if wanted := _NO_MEMORY.search(said):
+            size = f"of {int(wanted[1]) / 2**30:.1f} GB" if wanted[1] else "beyond any size"
+            raise ResourceError(f"out of memory for a tensor {size}", hint=_SMALLER) from None
         if said.startswith("DataLoader worker"):
             raise WorkerError(
                 f"a process that decodes images died: {said}",
@@ -162,7 +184,6 @@ def translated_errors() -> Iterator[None]:
         raise
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG):
-            raise ResourceError(
-                f"{error.strerror}: {error.filename or 'writing'}", hint="free some space"
-            ) from None
+            what = f"cannot write{f' {str(error.filename)!r}' if error.filename else ''}: {error.strerror}"
+            raise ResourceError(what, hint=remedy(error.errno)) from None
         raise

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
-import math
 import os
 import platform
 import secrets
@@ -18,6 +17,7 @@ from typing import Any
 
 import yaml
 
+from metricli.data.disk import checkpoint_in, fsync, remedy
 from metricli.errors import CheckpointError, ResourceError, UsageError
 
 RUNS = "runs"
@@ -92,16 +92,29 @@ class RunDirectory:
         """
         self.refuse_taken(again=again)
         try:
-            self.best.parent.mkdir(parents=True, exist_ok=True)
+            self.path.mkdir(parents=True, exist_ok=True)
+            self.write_spec(resolved)  # the first: a kill from here on leaves a run that can start again
+            self.best.parent.mkdir(exist_ok=True)
             if again:
                 self.metrics.unlink(missing_ok=True)
                 self.best.unlink(missing_ok=True)
             (self.path / "env.json").write_text(json.dumps(environment(), indent=2) + "\n")
-            text = yaml.safe_dump(dict(resolved), sort_keys=False, allow_unicode=True)
-            self.spec.write_text(text, encoding="utf-8")
+            fsync(self.path)
         except OSError as error:
             self._undo_start()
             raise self._unwritable(error) from None
+
+    def write_spec(self, resolved: Mapping[str, Any]) -> None:
+        """Write spec.resolved.yaml, which makes the directory that of a run.
+
+        Raises:
+            OSError: the disk is full, or another failure of it.
+        """
+        part = self.spec.with_suffix(".part")
+        text = yaml.safe_dump(dict(resolved), sort_keys=False, allow_unicode=True)
+        part.write_text(text, encoding="utf-8")
+        fsync(part)
+        part.replace(self.spec)
 
     def refuse_taken(self, called: str | Path | None = None, *, again: bool = False) -> None:
         """Refuse a directory that holds a run (unless it is to start `again`) or another's files.
@@ -125,16 +138,30 @@ class RunDirectory:
             raise UsageError(what, hint="give an empty --run-dir")
 
     def _undo_start(self) -> None:
-        with contextlib.suppress(OSError):
-            for file in (self.path / "env.json", self.spec):
+        for file in (self.path / "env.json", self.spec, self.spec.with_suffix(".part")):
+            with contextlib.suppress(OSError):
                 file.unlink(missing_ok=True)
-            for folder in (self.best.parent, self.path):
+        for folder in (self.best.parent, self.path):
+            with contextlib.suppress(OSError):
                 folder.rmdir()
 
     def append(self, row: Mapping[str, Any]) -> None:
-        """Add one line to metrics.jsonl."""
-        with self.metrics.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({k: _finite(v) for k, v in row.items()}) + "\n")
+        """Add one line to metrics.jsonl.
+
+        Raises:
+            ResourceError: it cannot be written.
+        """
+        append_text(self.metrics, json.dumps({k: _finite(v) for k, v in row.items()}) + "\n")
+
+    def sync(self) -> None:
+        """Bring the lines of metrics.jsonl and log.txt to the disk.
+
+        Raises:
+            OSError: the disk is full, or another failure of it.
+        """
+        for file in (self.metrics, self.log, self.path):
+            if file.exists():
+                fsync(file)
 
     def forget_after(self, step: int, under_way: int | None = None) -> None:
         """Drop the lines of metrics.jsonl that will be made again.
@@ -145,14 +172,33 @@ class RunDirectory:
             return
 
         def stays(line: str) -> bool:
-            row = json.loads(line) if line.endswith("}") else {"step": math.inf}
+            try:
+                row = json.loads(line)
+            except ValueError:  # a kill has cut it off
+                return False
             ends = row.get("epoch") == under_way and row.get("split") != "train"
             return bool(row.get("step", 0) <= step) and not ends
 
         kept = [line for line in self.metrics.read_text(encoding="utf-8").splitlines() if stays(line)]
         part = self.metrics.with_suffix(".part")
         part.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+        fsync(part)
         part.replace(self.metrics)
+        fsync(self.path)
+
+
+def append_text(file: Path, text: str) -> None:
+    """Add to a text file of a run.
+
+    Raises:
+        ResourceError: naming the file, as an error of a write does not.
+    """
+    try:
+        with file.open("a", encoding="utf-8") as opened:
+            opened.write(text)
+    except OSError as error:
+        what = f"cannot write {str(file)!r}: {error.strerror}"
+        raise ResourceError(what, hint=f"{remedy(error.errno)}, and resume the run") from None
 
 
 def _finite(value: Any) -> Any:
@@ -186,7 +232,7 @@ def newest_run(folder: Path, *, name: str | None = None, file: str = "best") -> 
 
 
 def find_checkpoint(given: str | Path | None) -> Path:
-    """The best.ckpt that is meant: a file, a run directory's, or the newest under ./runs.
+    """The checkpoint that is meant: a file, that of a run or step directory, or the newest under ./runs.
 
     Raises:
         CheckpointError: there is none.
@@ -195,10 +241,13 @@ def find_checkpoint(given: str | Path | None) -> Path:
         path = Path(given)
         if not path.is_dir():
             return path
-        if not RunDirectory(path).best.is_file():
+        found = checkpoint_in(path)
+        if found is None:
+            has_last = RunDirectory(path).last.is_file()
             what = f"the folder {str(path)!r} holds no checkpoints/best.ckpt"
-            raise CheckpointError(what, hint="give a best.ckpt, or a run directory")
-        return RunDirectory(path).best
+            hint = "give its checkpoints/last.ckpt" if has_last else "give a best.ckpt, or a run directory"
+            raise CheckpointError(what, hint=hint)
+        return found
     run = newest_run(Path.cwd() / RUNS)
     if run is None:
         raise CheckpointError(

@@ -16,6 +16,7 @@ from metricli.reports import DryRunReport
 from metricli.runs.building import build_learner
 from metricli.runs.context import Context, choose_device, open_context
 from metricli.runs.embed import refuse_bad, refuse_empty, refuse_missing
+from metricli.runs.images import check_images
 from metricli.runs.judging import built_postprocessors, require_fit, try_postprocessors
 from metricli.runs.learner import Learner
 from metricli.runs.parts import image_dataset
@@ -41,6 +42,8 @@ def dry_run(loaded: Loaded[TrainSpec], reporter: Reporter) -> DryRunReport:
 
 def _dry_run(loaded: Loaded[TrainSpec], reporter: Reporter, world: World) -> DryRunReport:
     table, warnings = open_training_table(loaded, reporter)
+    used = table.split("train"), table.split("validation")
+    check_images(table, used, loaded.spec.data, reporter, warnings, world)
     loaded = resolve_sampler(loaded, table, reporter, warnings, world)
     spec = loaded.spec
     postprocessors = built_postprocessors(spec.validation)

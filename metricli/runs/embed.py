@@ -13,6 +13,7 @@ from metricli.components.dataset import Batch, ImageDataset
 from metricli.components.loading import image_loader
 from metricli.errors import DataError, NonFiniteError
 from metricli.runs.context import Context
+from metricli.runs.halting import NEVER, Halt
 from metricli.specs.data import DataSpec
 
 Sink = Callable[[np.ndarray, Tensor], None]
@@ -65,12 +66,19 @@ class RowLoader:
 
 
 def embed(
-    context: Context, extractor: nn.Module, rows: RowLoader, sink: Sink, *, data: DataSpec, name: str
+    context: Context,
+    extractor: nn.Module,
+    rows: RowLoader,
+    sink: Sink,
+    *,
+    data: DataSpec,
+    name: str,
+    halt: Halt = NEVER,
 ) -> list[int]:
     """Call `sink(rows (B,), embeddings (B, D) on the device)` for each batch; the rows left out come back.
 
     The extractor is put into eval mode and back; it runs in the type of its parameters, outside autocast, so
-    that every verb sees the same embeddings.
+    that every verb sees the same embeddings. It ends early, silently, where `halt` has a signal.
 
     Raises:
         DataError: an image cannot be read, and `data.on_bad_image` is "raise".
@@ -92,6 +100,8 @@ def embed(
                     _refuse_non_finite(found, batch.rows, dataset)
                     sink(batch.rows.numpy(), found)
                 context.reporter.advance(len(asked))
+                if halt.signum():
+                    break
     finally:
         context.reporter.end()
         extractor.train(was_training)

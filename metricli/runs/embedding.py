@@ -12,6 +12,7 @@ from metricli.errors import DataError, MetricliError, UsageError
 from metricli.reporter import Reporter
 from metricli.runs.context import Context
 from metricli.runs.embed import RowLoader, embed
+from metricli.runs.halting import NEVER, Halt
 from metricli.runs.protocol import Judged
 from metricli.runs.shared_rows import Host, complete, share, shared_matrix
 from metricli.specs.data import DataSpec
@@ -33,7 +34,13 @@ def row_loader(context: Context, dataset: ImageDataset, validation: ValidationSp
 
 
 def embed_rows(
-    context: Context, extractor: nn.Module, rows: Rows, loader: RowLoader, data: DataSpec
+    context: Context,
+    extractor: nn.Module,
+    rows: Rows,
+    loader: RowLoader,
+    data: DataSpec,
+    *,
+    halt: Halt = NEVER,
 ) -> tuple[Judged, list[int]]:
     """Embeddings of all rows, and the rows that were not readable.
 
@@ -42,6 +49,7 @@ def embed_rows(
 
     Raises:
         DataError: an image cannot be read, and `data.on_bad_image` is "raise".
+        Interrupted: `halt` has a signal.
         NonFiniteError: an embedding is NaN or infinite.
         ResourceError: there is no room for what the processes of a host share.
         UsageError: several processes, and the extractor gives another type or size than it says.
@@ -63,9 +71,10 @@ def embed_rows(
         times[rows] += 1
 
     name = "embed" if world.size == 1 else f"embed (1 of {world.size} processes)"
-    skipped = embed(context, extractor, loader, keep, data=data, name=name)
+    skipped = embed(context, extractor, loader, keep, data=data, name=name, halt=halt)
     times[skipped] += 1
-    done, left_out = zip(*world.gather((times, skipped)), strict=True)
+    done, left_out, signums = zip(*world.gather((times, skipped, halt.signum())), strict=True)
+    halt.heed_all(signums)
     _require_each_once(sum(done), rows)
     skipped = sorted(row for each in left_out for row in each)
     readable = np.ones(count, dtype=bool)

@@ -30,7 +30,7 @@ from metricli.reports import Intervals, Metrics
 from metricli.runs.judging import UNSEARCHED, Postprocessor, searcher_of
 from metricli.runs.processes import ALONE, World
 from metricli.runs.protocol import Judged, Protocol, protocol_of, unmatched_paths
-from metricli.runs.shared_rows import Host, to_main
+from metricli.runs.shared_rows import Host, agreed, to_main
 from metricli.runs.unranked import RESOLUTION, group_resolution, health, verified
 from metricli.specs.validate import ValidationSpec
 
@@ -143,7 +143,7 @@ def _parts(
     part = slice(count * world.rank // world.size, count * (world.rank + 1) // world.size)
     reporter.begin("search", part.stop - part.start, "query")
     try:
-        found = _surveyed(rankings, protocol, validation, reporter, part)
+        found = agreed(world, lambda: _surveyed(rankings, protocol, validation, reporter, part))
     finally:
         reporter.end()
     parts = to_main(world, found.to("cpu"))

@@ -3,39 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel
-from pydantic_core import to_jsonable_python
-
-from metricli.errors import CheckpointError, UsageError
+from metricli.errors import CheckpointError
 from metricli.reports import OVERALL, Intervals, Metrics, TrainReport
+from metricli.runs.changes import Change, touches
 from metricli.runs.checkpoints import Saved, save_last
 from metricli.runs.directory import RunDirectory
 from metricli.runs.learner import Learner
+from metricli.runs.learner_state import load_state
 from metricli.runs.trainset import TrainSet
-from metricli.specs.plugin import PluginSpec
 from metricli.specs.train import TrainSpec
 from metricli.specs.validate import LOSS, lower_is_better
 
-_FREE = (
-    "compute.",
-    "data.",
-    "loggers",
-    "prediction.",
-    "training.log_every_steps",
-    "training.num_workers",
-    "training.on_collapse",
-    "validation.bootstrap.",
-    "validation.per_query",
-    "validation.search.budget_mb",
-    "validation.batch_size",
-    "validation.num_workers",
-)
-"""Keys that a resumed run may change, for they do not change what is trained."""
+RATES = ("optimizer", "scheduler", "training.epochs", "training.batch_size", "sampler")
+"""Keys that say what the learning rate is at a step."""
 
 
 @dataclass
@@ -61,6 +45,10 @@ class Progress:
     stopped: str = ""
     seconds: float = 0.0
     skipped: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    watch: dict[str, float] = field(default_factory=dict)
+    """What the watch over the embeddings has seen."""
+    watch_words: dict[str, str] = field(default_factory=dict)
 
     def add(self, values: Mapping[str, float]) -> None:
         """Count one step with its values."""
@@ -102,89 +90,60 @@ def is_lower_better(spec: TrainSpec) -> bool:
     return lower_is_better(spec.validation.monitor)
 
 
-def save(run: RunDirectory, learner: Learner, progress: Progress, data: TrainSet) -> None:
-    """Write last.ckpt.
+def save(
+    run: RunDirectory, learner: Learner, progress: Progress, data: TrainSet, model: Mapping[str, Any]
+) -> None:
+    """Write last.ckpt, after the lines that tell of what it holds have reached the disk.
+
+    `model` is `checkpoints.model_meta`, by which the file serves inference too.
 
     Raises:
         ResourceError: it cannot be written; the older one stays whole.
     """
+    run.sync()
     spec = learner.spec.model_dump(mode="json")
-    meta = {"progress": asdict(progress), "spec": spec, "labels": data.labels, "rows": data.digest()}
+    meta = {
+        "progress": asdict(progress),
+        "spec": spec,
+        "labels": data.labels,
+        "rows": data.digest,
+        "model": {key: value for key, value in model.items() if key != "labels"},  # they may be a million
+    }
     save_last(run.last, learner.state(), meta)
 
 
-def restore(run: RunDirectory, saved: Saved, learner: Learner, data: TrainSet) -> Progress:
-    """Load what last.ckpt held into the learner.
+def restore(saved: Saved, changes: Sequence[Change], learner: Learner, data: TrainSet) -> Progress:
+    """Load what last.ckpt held into the learner; `changes` of the spec since then are accepted.
 
     Raises:
-        CheckpointError: it is of other labels or train rows.
-        UsageError: the spec is not the one that the run was started with.
+        CheckpointError: it is of other labels or train rows, or does not fit the changed spec.
     """
     state, meta = saved
-    refuse_other_spec(meta["spec"], learner.spec, run.path)
     hint = "resume with the table that the run was started with"
     labels = data.labels
     if meta["labels"] != labels:
         gone, new = sorted(set(meta["labels"]) - set(labels)), sorted(set(labels) - set(meta["labels"]))
-        changes = f"{len(new)} new {new[:3]}, {len(gone)} gone {gone[:3]}"
-        what = f"the train labels are not those of the run: {changes}"
+        differ = f"{len(new)} new {new[:3]}, {len(gone)} gone {gone[:3]}"
+        what = f"the train labels are not those of the run: {differ}"
         raise CheckpointError(what, hint=hint)
-    if meta["rows"] != data.digest():
+    if meta["rows"] != data.digest:
         what = "the train rows (paths, labels, categories, boxes or their order) are not those of the run"
         raise CheckpointError(what, hint=hint)
-    learner.load_state(state)
-    return Progress(**meta["progress"])
+    progress = Progress(**meta["progress"])
+    progress.step_in_epoch = min(progress.step_in_epoch, data.steps_per_epoch)
+    keys = [change.key for change in changes]
+    load_state(
+        learner,
+        state,
+        new_optimizer="optimizer.name" in keys,
+        new_rates=any(touches(key, RATES) for key in keys),
+        epochs=progress.epoch,
+        steps=progress.step,
+    )
+    return progress
 
 
-def refuse_other_spec(was: Mapping[str, Any], now: TrainSpec, where: Path) -> None:
-    """Refuse to go on with a spec that would train something else.
-
-    Where to compute and where the data lies, how images are read and evaluated in batches, the loggers and
-    the prediction may differ; that the train rows are the same is checked by their digest. A key that the
-    run does not have, because the version that began it knew none, stands at its default there.
-
-    Raises:
-        UsageError: naming the keys that differ.
-    """
-    before, after = _flat(_completed(was, now)), _flat(now.model_dump(mode="json"))
-    keys = [k for k in before | after if before.get(k) != after.get(k) and not k.startswith(_FREE)]
-    if keys:
-        shown = "; ".join(f"{k}: {before.get(k)!r} was, {after.get(k)!r} is" for k in sorted(keys)[:5])
-        raise UsageError(
-            f"the spec differs from that of the run in {str(where)!r}: {shown}",
-            hint="resume with the same spec, or start another run",
-        )
-
-
-def _completed(was: Any, now: Any) -> Any:
-    """A saved block with the defaults of the keys that it lacks, wherever the one of today has such keys."""
-    if isinstance(now, list) and isinstance(was, list) and len(was) == len(now):
-        return [_completed(one, other) for one, other in zip(was, now, strict=True)]
-    if not isinstance(now, BaseModel) or not isinstance(was, Mapping):
-        return was
-    if isinstance(now, PluginSpec) and was.get("name") != getattr(now, "name", None):  # it has other keys
-        return was
-    fields = type(now).model_fields
-    return dict(was) | {
-        key: _completed(was[key], getattr(now, key))
-        if key in was
-        else to_jsonable_python(field.get_default(call_default_factory=True))
-        for key, field in fields.items()
-        if key in was or not field.is_required()
-    }
-
-
-def _flat(value: Any, path: str = "") -> dict[str, Any]:
-    if isinstance(value, list) and any(isinstance(item, Mapping) for item in value):
-        value = dict(enumerate(value))
-    if isinstance(value, Mapping) and value:
-        return {
-            k: v for key, item in value.items() for k, v in _flat(item, f"{path}.{key}".lstrip(".")).items()
-        }
-    return {path: value}
-
-
-def report(run: RunDirectory, spec: TrainSpec, progress: Progress, warnings: list[str]) -> TrainReport:
+def report(run: RunDirectory, spec: TrainSpec, progress: Progress) -> TrainReport:
     """The report of a run that is over."""
     return TrainReport(
         metrics=progress.best_metrics,
@@ -200,6 +159,6 @@ def report(run: RunDirectory, spec: TrainSpec, progress: Progress, warnings: lis
         monitor_value=math.nan if progress.best_value is None else progress.best_value,
         stopped=progress.stopped,
         skipped=progress.skipped,
-        warnings=warnings,
+        warnings=progress.warnings,
         seconds=progress.seconds,
     )

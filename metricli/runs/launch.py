@@ -6,21 +6,14 @@ have to say to it lies in the folder. No torch before `launch` is called.
 
 from __future__ import annotations
 
-import json
 import logging
 import os
-import pickle
-import shutil
 import signal
 import sys
-import tempfile
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
-from functools import partial
-from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from metricli.errors import (
     CheckpointError,
@@ -33,6 +26,8 @@ from metricli.errors import (
     UsageError,
     WorkerError,
 )
+from metricli.runs.wire import Told, Wire, portable, wire_folder
+from metricli.stopping import STOPPING, came, counts_as
 
 __all__ = ["Told", "Wire", "launch", "portable"]
 
@@ -42,97 +37,6 @@ _BY_CODE: dict[int, type[MetricliError]] = {
     kind.exit_code: kind
     for kind in (UsageError, DataError, NonFiniteError, CheckpointError, ResourceError, GateError)
 }
-
-
-@dataclass(frozen=True)
-class Told:
-    """The last word of a process: what it made, or what stopped it."""
-
-    rank: int
-    at: float
-    report: Any = None
-    error: BaseException | None = None
-
-    @property
-    def is_cause(self) -> bool:
-        """Whether it stopped of itself, not because of a signal or of another process."""
-        other = isinstance(self.error, Interrupted) or getattr(self.error, "lost", False)
-        return self.error is not None and not other
-
-
-@dataclass(frozen=True)
-class Wire:
-    """The folder through which the agent and its processes speak; every file is there whole or not at all."""
-
-    folder: Path
-    REQUEST: ClassVar[str] = "request.json"
-
-    def pid(self, rank: int) -> int | None:
-        """The process of a rank, once it has begun."""
-        with suppress(OSError, ValueError):
-            return int((self.folder / f"rank{rank}.pid").read_text())
-        return None
-
-    def log(self, rank: int) -> Path:
-        """Where a process that is not the main one prints."""
-        return self.folder / f"log.rank{rank}.txt"
-
-    def begin(self, rank: int) -> dict[str, Any]:
-        """Note that this process is the one of a rank; what it has to do."""
-        self._put(f"rank{rank}.pid", str(os.getpid()).encode())
-        asked: dict[str, Any] = json.loads((self.folder / self.REQUEST).read_text(encoding="utf-8"))
-        return asked
-
-    def ask(self, request: Mapping[str, Any]) -> None:
-        """Write down what the processes have to do."""
-        self._put(self.REQUEST, json.dumps(request).encode())
-
-    def tell(self, told: Told) -> None:
-        """Leave a last word; what cannot travel goes as text."""
-        try:
-            word = pickle.dumps(told)
-            pickle.loads(word)
-        except Exception as problem:
-            error = told.error or problem
-            said = MetricliError(f"{type(error).__name__}: {error}")
-            said.__notes__ = [*getattr(error, "__notes__", [])]
-            word = pickle.dumps(replace(told, report=None, error=said))
-        self._put(f"rank{told.rank}.told", word)
-
-    def told(self, rank: int) -> Told | None:
-        """The last word of a process, None if it has left none."""
-        with suppress(OSError):
-            word: Told = pickle.loads((self.folder / f"rank{rank}.told").read_bytes())
-            return word
-        return None
-
-    def _put(self, name: str, content: bytes) -> None:
-        part = self.folder / f"{name}.part"
-        part.write_bytes(content)
-        part.replace(self.folder / name)
-
-
-def portable(report: Any, folder: Path) -> Any:
-    """A report that can go to another process: what it would write is written, and taken along as bytes."""
-    if getattr(report, "write", None) is None:
-        return report
-    folder.mkdir()
-    report.write(folder)
-    files = {path.name: path.read_bytes() for path in folder.iterdir()}
-    return replace(report, write=partial(_write_files, files))
-
-
-def _write_files(files: Mapping[str, bytes], folder: Path) -> None:
-    for name, content in files.items():
-        part = folder / f"{name}.part"
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            part.write_bytes(content)
-            part.replace(folder / name)
-        except OSError as error:
-            with suppress(OSError):
-                part.unlink(missing_ok=True)
-            raise ResourceError(f"cannot write {str(folder / name)!r}: {error.strerror}") from None
 
 
 def launch(request: Mapping[str, Any], *, processes: int, device: str) -> Any:
@@ -148,20 +52,17 @@ def launch(request: Mapping[str, Any], *, processes: int, device: str) -> Any:
         Interrupted: a signal came; the processes have had time to save.
     """
     _require_devices(processes, device)
-    wire = Wire(Path(tempfile.mkdtemp(prefix="metricli-")))
-    keep = False
-    try:
+    with wire_folder() as wire:
         wire.ask(request)
         codes, signum = _run_agent(wire, processes)
         words = {rank: told for rank in range(processes) if (told := wire.told(rank)) is not None}
         if signum is None and not codes and 0 in words and words[0].error is None:
             return words[0].report
         error = _cause(words, codes, signum, wire)
-        keep = str(wire.folder) in str(error)  # its log is named there
+        if isinstance(error, Interrupted):
+            begun = [rank for rank in range(processes) if wire.pid(rank) is not None]
+            error.abrupt = came.twice or any(rank not in words for rank in begun)
         raise error
-    finally:
-        if not keep:
-            shutil.rmtree(wire.folder, ignore_errors=True)
 
 
 def _require_devices(processes: int, device: str) -> None:
@@ -236,19 +137,20 @@ def _signals(wire: Wire, processes: int, raised: type[Exception]) -> Iterator[No
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    came: list[int] = []
+    if not came.is_of_command:
+        came.begin()
 
     def stop(signum: int, _frame: Any) -> None:
-        came.append(signum)
-        if len(came) == 1:
-            raise raised(f"signal {signum}", signal.Signals(signum))
-        for rank in range(processes):
+        heard = came.hear(signum)
+        if heard == "first":
+            raise raised(f"signal {signum}", counts_as(signum))
+        for rank in range(processes if heard == "second" else 0):
             pid = wire.pid(rank)
             if pid is not None:
                 with suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
 
-    before = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    before = {each: signal.getsignal(each) for each in (*STOPPING, signal.SIGHUP)}
     try:
         for each, handler in before.items():
             if each != signal.SIGHUP or handler != signal.SIG_IGN:
@@ -270,17 +172,28 @@ def _cause(
         return _named(first, 0 if alike else first.rank)
     died = {rank: code for rank, code in codes.items() if rank not in words}
     if signum is None and died:
-        rank = min(died, key=lambda rank: (died[rank] == -signal.SIGTERM, rank))  # those the agent ended last
+        rank = min(died, key=lambda rank: (_stopped_by(died[rank]) is not None, rank))  # those it ended last
+        if (by := _stopped_by(died[rank])) is not None:  # before it could say so
+            return _interruption(by)
         return _silent_death(rank, died[rank], wire)
     others = sorted(words.values(), key=lambda told: told.rank if signum is not None else told.at)
     if signum is not None:
         others = [told for told in others if isinstance(told.error, Interrupted)]
         if not others:
-            return Interrupted("interrupted" if signum == signal.SIGINT else "terminated", signum=signum)
+            return _interruption(signum)
     for told in others:
         if told.error is not None:
             return told.error
     return WorkerError("the processes ended without a report")
+
+
+def _interruption(signum: int) -> Interrupted:
+    return Interrupted("interrupted" if signum == signal.SIGINT else "terminated", signum=signum)
+
+
+def _stopped_by(code: int) -> int | None:
+    """The signal that asked a process with this exit code to stop, if one did."""
+    return next((each for each in STOPPING if code in (-each, 128 + each)), None)
 
 
 def _named(told: Told, rank: int) -> BaseException:

@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor, nn
 
 from metricli.components.dataset import Batch
 from metricli.components.stages import Stage, frozen_stages, rest, rest_batch_norm, stages_of
+from metricli.components.timm_alone import ModelEmaV3
 from metricli.core.gather import broadcast_from_main, gather_rows, mean_gradients, sum_gradients
 from metricli.errors import NonFiniteError
 from metricli.runs.context import Context
@@ -158,7 +158,7 @@ class Learner:
             self.ema.update(self.extractor, step + 1)
             values["ema_decay"] = self.ema.get_decay(step + 1)
         if not self.spec.scheduler.monitored and self.spec.scheduler.interval == "step":
-            self._advance_schedule(step + 1)
+            self.advance_schedule(step + 1)
         return values
 
     def _labels_of_all(self, batch: Batch) -> tuple[Tensor, list[int]]:
@@ -228,9 +228,10 @@ class Learner:
     def end_epoch(self, epoch: int) -> None:
         """Step a schedule that counts epochs."""
         if not self.spec.scheduler.monitored and self.spec.scheduler.interval == "epoch":
-            self._advance_schedule(epoch + 1)
+            self.advance_schedule(epoch + 1)
 
-    def _advance_schedule(self, done: int) -> None:
+    def advance_schedule(self, done: int) -> None:
+        """Step a schedule that is not told a value, after so many steps (or epochs) in all."""
         if done % self.spec.scheduler.frequency == 0:
             with (
                 warnings.catch_warnings()
@@ -256,17 +257,6 @@ class Learner:
             "scaler": scaler.state_dict() if scaler is not None else None,
             "ema": self.ema.module.state_dict() if self.ema is not None else None,
         }
-
-    def load_state(self, state: dict[str, Any]) -> None:
-        """Put a saved state back."""
-        self.extractor.load_state_dict(state["extractor"])
-        self.loss.load_state_dict(state["loss"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.scheduler.load_state_dict(self.scheduler.state_dict() | state["scheduler"])
-        if state["scaler"] is not None and self.context.accelerator.scaler is not None:
-            self.context.accelerator.scaler.load_state_dict(state["scaler"])
-        if self.ema is not None:
-            self.ema.module.load_state_dict(state["ema"])
 
 
 def _on_the_host(values: Mapping[str, Tensor | float], dtype: torch.dtype) -> dict[str, float]:

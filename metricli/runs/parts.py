@@ -18,6 +18,7 @@ from metricli.reporter import Reporter
 from metricli.reports import Finding
 from metricli.runs.checkpoints import BestCheckpoint, replace_data, spec_of
 from metricli.runs.context import Context
+from metricli.runs.fitting import extractor_for, refuse_lookups
 from metricli.specs.data import DataSpec
 from metricli.specs.kinds import ExtractorSpec
 from metricli.specs.load import Loaded, Source, check_spec, read_document, validate_document
@@ -116,13 +117,18 @@ def image_dataset(rows: Rows, transform: Any, data: DataSpec, **training: Any) -
     )
 
 
-def built_extractor(spec: ExtractorSpec, *, load_weights: bool, dtype: torch.dtype) -> nn.Module:
-    """The extractor of a spec, checked to say its `dim`.
+def built_extractor(
+    spec: ExtractorSpec, *, dtype: torch.dtype, best: BestCheckpoint | None = None
+) -> nn.Module:
+    """The extractor of a spec, checked to say its `dim`; with `best` one that its weights are for.
 
     Raises:
         UsageError: it does not.
+        CheckpointError: the weights of `best` are of another one.
     """
-    extractor = spec.build(load_weights=load_weights)
+    extractor = (
+        spec.build(load_weights=True) if best is None else extractor_for(spec, best.weights, best.path)
+    )
     if not isinstance(getattr(extractor, "dim", None), int):
         name = getattr(spec, "name", "?")
         raise UsageError(
@@ -166,7 +172,9 @@ def load_inference(
         UsageError: neither is given.
     """
     if best is not None:
-        return spec_of(best, source, model, data, overrides)
+        loaded = spec_of(best, source, model, data, overrides)
+        refuse_lookups(loaded.spec, best.path)
+        return loaded
     if source is None:
         raise UsageError("neither a SPEC nor a checkpoint is given")
     document, base = read_document(source)
@@ -187,7 +195,7 @@ def inference_extractor(
         raise UsageError("the spec has no extractor", hint="add extractor: {name: timm, model: resnet18}")
     dtype = best.dtype if best else torch.float32
     torch.manual_seed(spec.seed)
-    extractor = built_extractor(spec.extractor, load_weights=best is None, dtype=dtype)
+    extractor = built_extractor(spec.extractor, best=best, dtype=dtype)
     if best is not None:
         best.load_into(extractor)
         origin = str(best.path)

@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from metricli.components.dataset import ImageDataset
-from metricli.components.tensorfile import file_sha256
 from metricli.data.checks import require_sound
 from metricli.data.table import Rows, Table, folder_table, read_table
 from metricli.errors import DataError, MetricliError, UsageError
@@ -26,12 +25,13 @@ from metricli.reporter import Reporter, SilentReporter
 from metricli.reports import PredictReport
 from metricli.runs.block_writer import BlockWriter
 from metricli.runs.blocks import Blocks, RowsOf, shard_of
-from metricli.runs.checkpoints import read_best
+from metricli.runs.checkpoints import read_best_and_sha256
 from metricli.runs.context import Context, choose_device, open_context, translated_errors
 from metricli.runs.directory import find_checkpoint
 from metricli.runs.embed import RowLoader, embed
 from metricli.runs.embedding import skipped_paths
 from metricli.runs.features import CHUNK, Layout, beside, check_out, index_lines, refuse_foreign
+from metricli.runs.images import check_images
 from metricli.runs.parts import (
     check_aloud,
     image_dataset,
@@ -72,7 +72,9 @@ def predict(
     path = find_checkpoint(ckpt)
     if ckpt is None:
         reporter.say(f"no --ckpt given: taking the newest run's, {path}")
-    best = read_best(path)
+    best, ckpt_sha256 = read_best_and_sha256(path)
+    if best.notice:
+        reporter.say(best.notice)
     loaded: Loaded[PredictSpec] = load_inference(source, best, PredictSpec, data, overrides)
     spec = loaded.spec
     block = require_data(spec)
@@ -80,11 +82,12 @@ def predict(
     with joined(choose_device(spec.compute), spec.compute.gpus) as world:
         table, warnings = _open_images(block, reporter, world)
         rows = take_split(table, split)
+        check_images(table, [rows], block, reporter, warnings, world)
         context = open_context(spec.compute, reporter, world=world)
         extractor, _ = inference_extractor(spec, best, context)
         blocks = shard_of(len(rows), shard)
         layout = Layout(target.suffix, blocks.rows, int(extractor.dim), spec.prediction.dtype)  # type: ignore[arg-type]
-        request = _request(spec, file_sha256(path), rows, layout, extractor)
+        request = _request(spec, ckpt_sha256, rows, layout, extractor)
         if any(other != request for other in world.gather(request)):
             what = "the processes do not see the same checkpoint, table or root"
             raise DataError(what, hint="give them a shared disk, or each host a --shard")

@@ -15,7 +15,8 @@ from metricli.placement import placement
 from metricli.reporter import Reporter, SilentReporter
 from metricli.specs.base import SpecModel
 from metricli.specs.data import ComputeSpec
-from metricli.specs.load import Source, read_document, validate_document
+from metricli.specs.load import Source, plugins_of, read_document, validate_document
+from metricli.specs.unregistered import is_registered, where
 from metricli.specs.validate import InferenceSpec
 
 __all__ = ["compute_of", "done_by_others"]
@@ -86,8 +87,10 @@ def _travelling(spec: Source | None) -> Any:
         except ValidationError:
             same = False
         if not same:
+            named = [f"{path} {where(one)}" for path, one in plugins_of(spec) if not is_registered(one)]
             raise UsageError(
-                "the spec holds objects that other processes cannot build from its words",
+                "the spec holds objects that other processes cannot build from its words"
+                + (f": {', '.join(named)}" if named else ""),
                 hint="install their package with its entry points, or start the script itself with torchrun",
             )
     return data

@@ -6,17 +6,23 @@ import csv
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pa_compute
 import pyarrow.parquet as pq
 import torch
-from safetensors.numpy import load_file
+from safetensors import safe_open
 from torch import Tensor
 
+from metricli.data.kind import not_a_file
 from metricli.data.table import Rows, Table
 from metricli.errors import DataError
 from metricli.runs.features import SUFFIXES, beside
 from metricli.runs.processes import ALONE, World
 from metricli.runs.shared_rows import BLOCK, Host, agreed, complete, share, shared_matrix
+from metricli.tables import shortened
 
+_VALUES, _VALUES_A_BYTE = 1 << 26, 100
+"""A parquet file may have this many values whatever its size, and more as its size grows."""
 _NAMES = {torch.float32: np.float32, torch.float64: np.float64}
 
 
@@ -27,24 +33,61 @@ def read_array(path: Path) -> np.ndarray:
         DataError: it is missing, of another kind, or no matrix of floats.
     """
     if not path.is_file():
-        raise DataError(f"the features file {str(path)!r} does not exist")
+        what = not_a_file(path)
+        raise DataError(f"the features file {str(path)!r} {f'is {what}' if what else 'does not exist'}")
     if path.suffix not in SUFFIXES:
         raise DataError(f"features {str(path)!r}: expected {', '.join(SUFFIXES)}")
     try:
         if path.suffix == ".npy":
             array = np.load(path, mmap_mode="r", allow_pickle=False)
+            if not isinstance(array, np.ndarray):
+                array.close()
+                raise ValueError("it is an archive of arrays (.npz), not an array")
         elif path.suffix == ".parquet":
-            column = pq.read_table(path, columns=["features"]).column("features").combine_chunks()
-            flat = column.flatten().to_numpy(zero_copy_only=False)
-            array = flat.reshape(len(column), -1)
+            array = _from_parquet(path)
         else:
-            array = load_file(path)["features"]
+            array = _from_safetensors(path)
     except Exception as error:  # each reader has errors of its own for a damaged file
         what = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise DataError(f"cannot read the features {str(path)!r}: {what}") from None
+        raise DataError(f"cannot read the features {str(path)!r}: {shortened(what, 200)}") from None
     if array.ndim != 2 or array.dtype.kind != "f":
         raise DataError(f"{str(path)!r} holds {array.dtype} {array.shape}, expected floats (rows, dim)")
     return np.asanyarray(array)
+
+
+def _from_parquet(path: Path) -> np.ndarray:
+    """The column `features` (N, D).
+
+    Raises:
+        ValueError: there is none, or its rows are no lists of one length.
+    """
+    with pq.ParquetFile(path) as file:
+        names = file.schema_arrow.names
+        if names.count("features") != 1 or not _is_list(file.schema_arrow.field("features").type):
+            raise ValueError("it has no column 'features' of lists of numbers")
+        facts = [file.metadata.row_group(i) for i in range(file.metadata.num_row_groups)]
+        values = sum(group.column(i).num_values for group in facts for i in range(group.num_columns))
+        size = path.stat().st_size
+        if not 0 <= values <= max(_VALUES, _VALUES_A_BYTE * size):
+            raise ValueError(f"it claims {values:,} values in {size:,} bytes")
+        column = file.read(columns=["features"]).column("features").combine_chunks()
+    column.validate(full=True)
+    flat, lengths = column.flatten(), pa_compute.list_value_length(column)
+    if len(pa_compute.unique(lengths)) > 1 or column.null_count or flat.null_count:
+        raise ValueError("its rows are not all lists of one length without gaps")
+    return np.asarray(flat.to_numpy(zero_copy_only=False)).reshape(len(column), -1)
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind))
+
+
+def _from_safetensors(path: Path) -> np.ndarray:
+    with safe_open(path, framework="numpy") as file:
+        if "features" not in file.keys():  # noqa: SIM118
+            raise ValueError("it has no tensor 'features'")
+        array: np.ndarray = file.get_tensor("features")
+        return array
 
 
 def read_features(path: Path, table: Table, rows: Rows, world: World = ALONE) -> tuple[Tensor, np.ndarray]:
@@ -100,8 +143,12 @@ def _matched(path: Path, table: Table, rows: Rows) -> tuple[np.ndarray, np.ndarr
 
 
 def _read_index(index: Path, rows: int) -> tuple[list[str], np.ndarray]:
-    with index.open(newline="", encoding="utf-8") as file:
-        lines = list(csv.DictReader(file))
+    try:
+        with index.open(newline="", encoding="utf-8-sig") as file:
+            lines = list(csv.DictReader(file))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        what = getattr(error, "strerror", None) or error
+        raise DataError(f"cannot read the index {str(index)!r}: {what}") from None
     if not lines or {"path", "status"} - set(lines[0]):
         raise DataError(f"the index {str(index)!r} has no columns 'path' and 'status'")
     if len(lines) != rows:

@@ -10,18 +10,21 @@ from typing import Any
 
 from metricli.components.dataset import Batch
 from metricli.data.table import Rows
-from metricli.errors import CollapseError, DataError, Interrupted
+from metricli.errors import CollapseError, DataError
 from metricli.reports import OVERALL, Intervals, Metrics
-from metricli.runs.checkpoints import save_best
+from metricli.runs.checkpoints import model_meta, save_best
 from metricli.runs.context import Context, StopFlag
 from metricli.runs.directory import RunDirectory
 from metricli.runs.embed import refuse_bad, refuse_missing
 from metricli.runs.embedding import embed_rows, images_of, row_loader, skipped_paths
 from metricli.runs.evaluate import Evaluation
+from metricli.runs.halting import Halt, Heeding, stopped
 from metricli.runs.history import Progress, is_lower_better, monitored, save
+from metricli.runs.kept import keep_step
 from metricli.runs.learner import Learner
 from metricli.runs.logs import Logs
 from metricli.runs.parts import image_dataset
+from metricli.runs.reporting import keep_pictures, log_pictures
 from metricli.runs.trainset import TrainSet
 from metricli.runs.watch import Watch
 from metricli.specs.load import Loaded
@@ -41,16 +44,17 @@ class Training:
         run: RunDirectory,
         progress: Progress,
         logs: Logs,
-        warnings: list[str],
         evaluate: Callable[..., Evaluation],
     ) -> None:
         self.loaded, self.spec, self.context, self.data = loaded, loaded.spec, context, data
         self.learner, self.run_dir, self.progress, self.logs = learner, run, progress, logs
-        self.reporter, self.warnings, self.world = context.reporter, warnings, context.world
+        self.reporter, self.warnings, self.world = context.reporter, progress.warnings, context.world
         self.watch = Watch(self.spec, learner.loss, data.labels)
+        self.watch.load_state(progress.watch, progress.watch_words)
         self.eval_transform = self.spec.transforms.eval.build()
         self.validation_rows = validation_rows
         self.intervals: Intervals = {}
+        self.found: Evaluation | None = None
         if self.spec.training.freeze_epochs:
             self.reporter.say(
                 f"the backbone is frozen in the first {self.spec.training.freeze_epochs} epochs"
@@ -64,6 +68,7 @@ class Training:
         self.validation_loader = row_loader(context, dataset, self.spec.validation)
         self.images = partial(images_of, dataset, context.device)
         self.evaluate = evaluate
+        self.saved_at = time.monotonic()
 
     def warn(self, message: str) -> None:
         """Say a warning and keep it for the report."""
@@ -91,7 +96,7 @@ class Training:
             due = (progress.epoch + 1) % self.spec.validation.every_n_epochs == 0 or is_last
             if due and len(self.validation_rows):
                 self.save_last()  # whatever stops the validation, the epoch is kept
-            metrics = self.validate() if due else None
+            metrics = self.validate(stop) if due else None
             self.learner.end_epoch(progress.epoch)
             if metrics is not None:
                 self.judge(metrics, means.get("loss", float("nan")))
@@ -102,9 +107,12 @@ class Training:
                 progress.stopped = "early stopping"
             elif is_last:
                 progress.stopped = "epochs"
-            self.save_last()
+            self.save_last(keep=self.is_kept(epoch_over=True))
             if not progress.stopped:
                 self.heed_all([], stop)
+        if not progress.stopped:  # fewer epochs are asked for than it has
+            progress.stopped = "epochs"
+            self.save_last()
         if progress.stopped == "early stopping":
             count = training.patience
             self.reporter.say(
@@ -134,6 +142,7 @@ class Training:
         self.progress.add(values)
         due = self.progress.step % self.spec.training.log_every_steps == 0
         assert self.learner.labels is not None
+        self.logs.count(len(self.learner.labels))
         if due:
             health = self.watch.look(self.progress.step, self.learner.embeddings, self.learner.labels, values)
             self.logs.row(self.progress.step, self.progress.epoch + 1, "train", values | health | values)
@@ -151,6 +160,7 @@ class Training:
         found = self.watch.collapse, self.watch.remedies
         what, remedies = self.world.once(lambda: found) if stops else found  # one decides for all
         if what and stops:
+            self.watch.forget_collapse()
             self.save_last()
             raise CollapseError(f"{what}; stopped there, saved in {self.run_dir.path}", hint=remedies)
         for message in [*self.watch.warnings, *([f"{what}; {remedies}"] if what else [])]:
@@ -163,11 +173,13 @@ class Training:
             Interrupted: a signal came, and the run is saved.
             DataError: an image cannot be read, and `data.on_bad_image` is "raise" or none can take its place.
         """
-        told = self.world.gather((stop.signum or 0, bad, missing))
-        self.stop_if_asked(max(signum for signum, _, _ in told))
-        every = [one for _, some, _ in told for one in some]
+        told = self.world.gather((stop.signum or 0, bad, missing, self.is_save_due()))
+        self.stop_if_asked(max(signum for signum, *_ in told))
+        if told[0][3]:  # clocks differ: the main process's counts
+            self.save_last(keep=self.is_kept())
+        every = [one for _, some, *_ in told for one in some]
         self.note_bad(every)
-        refuse_missing(sum(places for _, _, places in told), every)
+        refuse_missing(sum(places for _, _, places, _ in told), every)
 
     def note_bad(self, bad: list[tuple[int, str]]) -> None:
         """Stop at, or count, images that could not be read."""
@@ -186,27 +198,29 @@ class Training:
         """
         if signum:
             self.save_last()
-            raise Interrupted(
-                f"stopped by a signal after step {self.progress.step}, saved in {self.run_dir.path}",
-                signum=signum,
-                hint=f"go on with: metricli train SPEC --resume {self.run_dir.path}",
-            )
+            raise stopped(self.run_dir.path, f"after step {self.progress.step}", signum)
 
-    def validate(self) -> Metrics:
-        """Judge the validation rows; no metrics if there are none."""
+    def validate(self, stop: StopFlag) -> Metrics:
+        """Judge the validation rows; no metrics if there are none.
+
+        Raises:
+            Interrupted: a signal came; what precedes the validation is saved.
+        """
         self.intervals = {}
         if len(self.validation_rows) == 0:
             return {}
         rows = self.validation_rows
         self.learner.agree()
+        where = f"after step {self.progress.step}, in its validation"
+        halt = Halt(stop, self.world, partial(stopped, self.run_dir.path, where))
         judged, skipped = embed_rows(
-            self.context, self.learner.judged, rows, self.validation_loader, self.spec.data
+            self.context, self.learner.judged, rows, self.validation_loader, self.spec.data, halt=halt
         )
-        found = self.evaluate(judged, images=self.images)
+        found = self.evaluate(judged, images=self.images, reporter=Heeding(self.reporter, halt))
         paths = skipped_paths(rows, skipped, self.reporter)
         self.progress.skipped += [path for path in paths if path not in self.progress.skipped]
         self.warnings += [message for message in found.warnings if message not in self.warnings]
-        self.intervals = found.intervals
+        self.intervals, self.found = found.intervals, found
         return found.metrics
 
     def judge(self, metrics: Metrics, loss: float) -> None:
@@ -228,6 +242,7 @@ class Training:
                 progress.keep_intervals(self.intervals, self.spec.validation.bootstrap.confidence)
         if better:
             self.world.once(lambda: self.save_best(metrics))
+        self.found = None  # it holds all embeddings
 
     def save_best(self, metrics: Metrics) -> None:
         """Write best.ckpt."""
@@ -240,6 +255,9 @@ class Training:
             metrics=metrics,
             epoch=self.progress.epoch + 1,
         )
+        epoch = self.progress.epoch + 1
+        pictures = keep_pictures(self.run_dir.path, self.found, self.spec, epoch, self.reporter)
+        log_pictures(pictures, self.logs, self.progress.step)
 
     def log_epoch(self, means: Mapping[str, float], metrics: Metrics | None, seconds: float) -> None:
         """One row for the terminal, one line for each category in metrics.jsonl."""
@@ -259,6 +277,28 @@ class Training:
         row["best"] = int(progress.best_epoch == progress.epoch + 1)
         self.reporter.epoch(row)
 
-    def save_last(self) -> None:
+    def is_save_due(self) -> bool:
+        """Whether last.ckpt is to be saved before the next step of the epoch under way."""
+        if not 0 < self.progress.step_in_epoch < self.data.steps_per_epoch:
+            return False
+        every, limit = self.spec.training.save_every_steps, self.spec.training.save_every_minutes
+        by_step = every is not None and self.progress.step % every == 0
+        return by_step or (limit is not None and time.monotonic() - self.saved_at > 60 * limit)
+
+    def is_kept(self, *, epoch_over: bool = False) -> bool:
+        """Whether a save made now is one of those that `training.keep` counts."""
+        training = self.spec.training
+        every = training.save_every_steps
+        return bool(training.keep) and (epoch_over if every is None else self.progress.step % every == 0)
+
+    def save_last(self, *, keep: bool = False) -> None:
         """Write last.ckpt; the other processes wait, and do not leave while it is being written."""
-        self.world.once(lambda: save(self.run_dir, self.learner, self.progress, self.data))
+        self.world.once(lambda: self._save(keep))
+        self.saved_at = time.monotonic()
+
+    def _save(self, keep: bool) -> None:
+        model = model_meta(self.learner.judged, self.eval_transform, self.loaded, self.data.labels)
+        self.progress.watch, self.progress.watch_words = self.watch.state()
+        save(self.run_dir, self.learner, self.progress, self.data, model)
+        if keep:
+            keep_step(self.run_dir, self.progress.step, self.spec.training.keep)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -33,6 +34,7 @@ class TrainSet:
     label_to_category: list[int] | None
     steps_per_epoch: int
 
+    @cached_property
     def digest(self) -> str:
         """sha256 over the rows as training sees them: paths, labels, categories and boxes, in order."""
         rows, digest = self.rows, hashlib.sha256()

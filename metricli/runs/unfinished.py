@@ -18,7 +18,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from metricli.data.disk import fsync
+from metricli.data.disk import fsync, remedy
 from metricli.errors import MetricliError, ResourceError, Terminated, UsageError, interruption
 from metricli.reporter import Reporter
 from metricli.reports import write_text
@@ -113,7 +113,7 @@ class Unfinished:
             yield
         except OSError as error:
             what = f"cannot write {str(self.out)!r}: {error.strerror}"
-            raise ResourceError(what, hint="free some space") from None
+            raise ResourceError(what, hint=remedy(error.errno)) from None
 
     def take_up(
         self, request: Mapping[str, Any], reporter: Reporter, *, take_skipped: bool
@@ -186,13 +186,10 @@ class Unfinished:
                 if size:
                     os.posix_fallocate(file.fileno(), 0, size)
             except (AttributeError, OSError) as error:  # macOS has none
-                if getattr(error, "errno", errno.ENOSYS) not in (
-                    errno.ENOSYS,
-                    errno.EINVAL,
-                    errno.EOPNOTSUPP,
-                ):
-                    what = f"cannot write {str(self.out)!r}: {os.strerror(getattr(error, 'errno', 0))}"
-                    raise ResourceError(what, hint=f"free some space, it takes {size:,} bytes") from None
+                number = getattr(error, "errno", errno.ENOSYS)
+                if number not in (errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP):
+                    what = f"cannot write {str(self.out)!r}: {os.strerror(number)}"
+                    raise ResourceError(what, hint=f"{remedy(number)}, it takes {size:,} bytes") from None
                 os.ftruncate(file.fileno(), size)
             file.write(self.layout.head)
 

@@ -6,7 +6,6 @@ import time
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
@@ -23,6 +22,7 @@ from metricli.runs.context import choose_device, open_context
 from metricli.runs.directory import find_checkpoint
 from metricli.runs.embedding import embed_rows, images_of, row_loader, skipped_paths
 from metricli.runs.evaluate import Evaluation, evaluate_rows
+from metricli.runs.images import check_images
 from metricli.runs.judging import built_postprocessors, require_fit
 from metricli.runs.parts import (
     check_with_table,
@@ -34,8 +34,10 @@ from metricli.runs.parts import (
     take_split,
 )
 from metricli.runs.per_query import write_per_query
+from metricli.runs.pictures import pictures_of
 from metricli.runs.processes import ALONE, World, joined
 from metricli.runs.protocol import Judged
+from metricli.runs.reporting import Shown, validate_command
 from metricli.runs.saved_features import read_features
 from metricli.specs.data import DataSpec
 from metricli.specs.load import Loaded, Source, check_spec, load_spec
@@ -53,6 +55,7 @@ class _Asked:
     other: Other | None
     split: str
     started: float
+    command: str
 
     @property
     def device(self) -> str:
@@ -90,6 +93,8 @@ def validate(
         if ckpt is None:
             reporter.say(f"no --ckpt given: taking the newest run's, {path}")
         best = read_best(path)
+        if best.notice:
+            reporter.say(best.notice)
     if source is None and features is not None:
         source = {}
     loaded: Loaded[ValidateSpec] = load_inference(source, best, ValidateSpec, data, overrides)
@@ -99,7 +104,12 @@ def validate(
     other = None if against is None else open_other(Path(against))
     if other is not None:
         check_rules(other, spec.validation)
-    asked = _Asked(loaded, best, None if features is None else Path(features), other, split, started)
+        if other.best is not None and other.best.notice:
+            reporter.say(other.best.notice)
+    file = None if best is None else best.path
+    files = {"ckpt": file, "features": features, "against": against}
+    command = validate_command(source, overrides, split=split, data=data, **files)
+    asked = _Asked(loaded, best, None if features is None else Path(features), other, split, started, command)
     with joined(asked.device, spec.compute.gpus) as world:
         return _validate(asked, reporter, world)
 
@@ -111,6 +121,8 @@ def _validate(asked: _Asked, reporter: Reporter, world: World) -> ValidateReport
     warnings += check_with_table(asked.loaded, table, split, reporter)
     postprocessors = built_postprocessors(spec.validation)
     rows = take_split(table, split)
+    if asked.features is None:
+        check_images(table, [rows], block, reporter, warnings, world)
     world.require_alike(checkpoint=best.sha256 if best else None, table=len(rows))
     gallery = gallery_of(spec.validation, table, rows, split, reporter, world)
     if asked.features is not None:
@@ -136,7 +148,8 @@ def _validate(asked: _Asked, reporter: Reporter, world: World) -> ValidateReport
     )
     found = judge(judged, images=images)
     paths = skipped_paths(rows, skipped, reporter)
-    report = validate_report(found, spec.validation, split, origin, warnings, asked.started, paths)
+    shown = Shown(block.max_pixels, spec.model_dump(mode="json"), asked.command)
+    report = validate_report(found, spec.validation, split, origin, warnings, asked.started, paths, shown)
     if asked.other is None:
         return report
     comparison = compared(asked.other, found, origin, report.protocol, spec, table, judge, reporter, world)
@@ -175,8 +188,9 @@ def validate_report(
     warnings: list[str],
     started: float,
     skipped: list[str],
+    shown: Shown,
 ) -> ValidateReport:
-    """The report of an evaluation."""
+    """The report of an evaluation; `shown` is what its page says beside it."""
     protocol = found.protocol
     document = protocol_document(found, validation)
     return ValidateReport(
@@ -197,16 +211,16 @@ def validate_report(
         ignored=int(protocol.judged.rows.ignored.sum()),
         search="exact" if validation.search.index is None else f"approximate ({validation.search.index})",
         protocol=document,
-        write=partial(_write, found, validation.per_query),
+        write=partial(_write, found, validation, shown),
     )
 
 
-def _write(found: Evaluation, kind: Literal["parquet", "csv"], folder: Path) -> None:
+def _write(found: Evaluation, validation: ValidationSpec, shown: Shown, folder: Path) -> None:
     protocol = found.protocol
     assert found.result is not None
     write_per_query(
         folder,
-        kind,
+        validation.per_query,
         rows=protocol.judged.rows,
         queries=protocol.queries,
         gallery=protocol.gallery,
@@ -215,6 +229,10 @@ def _write(found: Evaluation, kind: Literal["parquet", "csv"], folder: Path) -> 
         result=found.result,
         gallery_rows=None if protocol.other is None else protocol.gallery_rows,
     )
+    pictures = pictures_of(
+        found, validation, max_pixels=shown.max_pixels, spec=shown.spec, command=shown.command
+    )
+    pictures.write(folder)
 
 
 def _require_metrics(validation: ValidationSpec, required: tuple[str, ...]) -> None:
@@ -265,4 +283,5 @@ def evaluate(
     gallery = gallery_of(validation, found, rows, split, reporter)
     require_fit(validation, tensor.shape[1], gallery)
     result = evaluate_rows(judged, validation, reporter, postprocessors=postprocessors, other=gallery)
-    return validate_report(result, validation, split, "memory", warnings, started, [])
+    shown = Shown(block.max_pixels, {"validation": validation.model_dump(mode="json")})
+    return validate_report(result, validation, split, "memory", warnings, started, [], shown)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import NamedTuple
 
 import torch
@@ -102,6 +102,34 @@ class Watch:
         if (span := self._stale.add(stale, step)) and stale is not None:
             self._warn("stale", f"the memory bank is stale: {span} {stale.what}; {FRESHER}")
         return self.numbers
+
+    def state(self) -> tuple[dict[str, float], dict[str, str]]:
+        """The numbers and words that a resumed run has to know."""
+        numbers = {"widest": self._widest, "unchosen": self._unchosen}
+        for name, streak in (("collapsing", self._collapsing), ("stale", self._stale)):
+            numbers |= {f"{name} {key}": value for key, value in asdict(streak).items()}
+        words = {"collapse": self.collapse, "remedies": self.remedies, "said": " ".join(sorted(self._said))}
+        return {key: value for key, value in numbers.items() if math.isfinite(value)}, words
+
+    def load_state(self, numbers: Mapping[str, float], words: Mapping[str, str]) -> None:
+        """Go on from there; what is missing, as in the file of an older version, is as at the beginning."""
+
+        def number(key: str, otherwise: float = 0.0) -> float:
+            value = numbers.get(key, otherwise)
+            return value if math.isfinite(value) else otherwise
+
+        def streak(name: str) -> Streak:
+            looks, first = int(number(f"{name} looks")), int(number(f"{name} first_step"))
+            return Streak(looks, first, number(f"{name} size"))
+
+        self.collapse, self.remedies = words.get("collapse", ""), words.get("remedies", "")
+        self._collapsing, self._stale = streak("collapsing"), streak("stale")
+        self._widest, self._unchosen = number("widest"), number("unchosen", math.inf)
+        self._said = set(words.get("said", "").split())
+
+    def forget_collapse(self) -> None:
+        """Give a run that goes on after it was stopped, perhaps with another rate, its time."""
+        self.collapse, self.remedies, self._collapsing = "", "", Streak()
 
     def _warn(self, kind: str, message: str) -> None:
         if kind not in self._said:

@@ -39,4 +39,9 @@ class DataSpec(SpecModel):
         "of its label (of any, if none can be read), evaluation leaves the row out; skipped rows are counted "
         "and listed",
     )
+    check: Literal["files", "deep"] = Field(
+        "files",
+        description="before any work: see that the files exist, or decode each image as well, which finds "
+        "all bad ones at once; what it finds is remembered, so that the next time only new files are decoded",
+    )
     allow_outside_root: bool = Field(False, description="accept paths that leave the root")

@@ -14,13 +14,21 @@ from typing import Any
 import yaml
 
 from metricli.errors import Problem, SpecError
+from metricli.tables import printable, shortened
 
 MAX_BYTES = 1_000_000
 MAX_DEPTH = 32
 MAX_NODES = 100_000
+MAX_WRITTEN = 20_000
+"""Values that a file may hold; they are read slowly, those that aliases stand for are not."""
+MAX_DIGITS = 100
+_LONGEST_KEY = 100
+"""Characters of a key in a message."""
 
 Path = tuple[str | int, ...]
 _TAG = "tag:yaml.org,2002:"
+_NO_TEXT = re.compile(r"[\x00\ud800-\udfff]")
+"""What YAML can write, and neither a path nor UTF-8 can hold."""
 
 
 @dataclass
@@ -57,9 +65,14 @@ class _TooMuch(yaml.MarkedYAMLError):
 class _Loader(yaml.SafeLoader):
     yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012
     depth = 0
+    written = 0
 
     def compose_node(self, parent: Any, index: Any) -> yaml.Node | None:
         self.depth += 1
+        self.written += 1
+        if self.written > MAX_WRITTEN:
+            what = f"more than {MAX_WRITTEN:,} values, too much for a spec"
+            raise _TooMuch(problem=what, problem_mark=self.get_mark())
         if self.depth > MAX_DEPTH:
             what = f"nested deeper than {MAX_DEPTH} levels, too deep for a spec"
             raise _TooMuch(problem=what, problem_mark=self.get_mark())
@@ -89,7 +102,7 @@ def parse(text: str, source: str) -> Document:
         SpecError: it is not YAML, or beyond a cap.
     """
     if len(text.encode("utf-8", "surrogatepass")) > MAX_BYTES:
-        raise SpecError(source, [Problem("", f"larger than {MAX_BYTES:,} bytes, too large for a spec")])
+        raise too_large(source)
     document = Document(source, None)
     try:
         loader = _Loader(text)
@@ -105,6 +118,11 @@ def parse(text: str, source: str) -> Document:
         what = str(error).splitlines()[0]
         raise SpecError(source, [Problem("", f"not valid YAML: {what}")]) from None
     return document
+
+
+def too_large(source: str) -> SpecError:
+    """The error for a spec beyond the cap on size."""
+    return SpecError(source, [Problem("", f"larger than {MAX_BYTES:,} bytes, too large for a spec")])
 
 
 def _why(error: yaml.MarkedYAMLError) -> str:
@@ -137,8 +155,9 @@ class _Walker:
                 return _scalar(node)
             except KeyError:
                 pass
-            except ValueError:  # `!!int many`, or thousands of digits
-                return self._unread(path, node, f"not a number that can be read: {node.value[:60]!r}")
+            except ValueError:  # `!!int many`, thousands of digits, or half of a character
+                sort = "text that a file can hold" if node.tag == _TAG + "str" else "number that can be read"
+                return self._unread(path, node, f"not a {sort}: {node.value[:60]!r}")
         tag = node.tag.replace(_TAG, "!!")
         return self._unread(path, node, f"the tag {tag!r} is not allowed in a spec; remove it")
 
@@ -149,6 +168,9 @@ class _Walker:
                 self._unread(path, key_node, "a key must be a word; quote a text that begins with a brace")
                 continue
             key = key_node.value
+            if _NO_TEXT.search(key):
+                self._unread((*path, key), key_node, f"not a key: {key[:60]!r}")
+                continue
             if key in found:
                 first = self.document.lines[(*path, key)]
                 self._problem(
@@ -172,13 +194,20 @@ def _scalar(node: yaml.ScalarNode) -> Any:
     text = node.value
     kind = node.tag.removeprefix(_TAG)
     if kind == "str":
+        if _NO_TEXT.search(text):
+            raise ValueError(text)
         return text
     if kind == "null":
         return None
     if kind == "bool":
         return {"true": True, "false": False}[text.lower()]
     if kind == "int":
-        return int(text, 0) if text.startswith(("0o", "0x")) else int(text)
+        if len(text) > MAX_DIGITS:
+            raise ValueError(text)
+        number = int(text, 0) if text.startswith(("0o", "0x")) else int(text)
+        if abs(number) >= 2**63:  # nothing that is built from it could hold it
+            raise ValueError(text)
+        return number
     if kind == "float":
         return float(re.sub(r"\.(inf|nan)$", r"\1", text.lower()))
     raise KeyError(kind)
@@ -186,7 +215,7 @@ def _scalar(node: yaml.ScalarNode) -> Any:
 
 def dotted(path: Iterable[str | int]) -> str:
     """`("loss", "miner", "name")` as `loss.miner.name`."""
-    return ".".join(map(str, path))
+    return ".".join(shortened(printable(str(step)), _LONGEST_KEY) for step in path)
 
 
 def apply_override(document: Document, word: str) -> None:
@@ -198,13 +227,16 @@ def apply_override(document: Document, word: str) -> None:
     steps = [step.strip() for step in key.split(".")]
     try:
         if not (sign and all(steps)):
-            raise ValueError(f"expected key=value or key.sub=value, got {word!r}")
+            raise ValueError(f"expected key=value or key.sub=value, got {shortened(repr(word), 200)}")
+        if len(steps) > MAX_DEPTH:
+            raise ValueError(f"a key of {len(steps)} levels, too deep for a spec")
         if not text.strip():  # an unset variable of the shell, more often than a wish for null
             raise ValueError(f"expected a value, got nothing; write {dotted(steps)}=null for null")
         value = _override_value(text)
         _set(document, steps, value)
     except ValueError as error:
-        document.problems.append(Problem(".".join(steps), f"{error} (from the command line)"))
+        where = shortened(dotted(steps), 200)
+        document.problems.append(Problem(where, f"{error} (from the command line)"))
 
 
 def _override_value(text: str) -> Any:
@@ -249,7 +281,7 @@ def _index(place: Any, step: str, path: list[str | int]) -> str | int:
         return step
     where = repr(dotted(path)) if path else "the spec"
     if not isinstance(place, list):
-        raise ValueError(f"{where} is {place!r}, which has no keys")
-    if not (step.isdecimal() and int(step) < len(place)):
+        raise ValueError(f"{where} is {shortened(repr(place), 200)}, which has no keys")
+    if not (step.isdecimal() and len(step) < 10 and int(step) < len(place)):
         raise ValueError(f"{where} is a list of {len(place)}, which has no item {step!r}; they count from 0")
     return int(step)

@@ -250,10 +250,14 @@ class PostprocessorSpec(PluginSpec, kind="postprocessors", singular="postprocess
 
 
 class Logger(Protocol):
-    """Receives what a run measures."""
+    """Receives what a run measures, in the main process, from one thread.
+
+    One that has `start(spec, *, step)` gets it first: the resolved spec, and the steps that a resumed run has
+    behind it (0: a new run). One that has `notes`, a list of text, has them said after that.
+    """
 
     def log(self, values: Mapping[str, float], *, step: int) -> None:
-        """Log scalars at a global step."""
+        """Log scalars, named `split/...`, at a global step."""
 
     def log_figure(self, name: str, figure: Any, *, step: int) -> None:
         """Log an image (H, W, 3) of uint8."""
@@ -266,7 +270,7 @@ class LoggerSpec(PluginSpec, kind="loggers", singular="logger"):
     """Sends what a run measures somewhere, beside the metrics.jsonl that every run has."""
 
     def build(self, *, run_dir: Path) -> Logger:
-        """A logger that writes below `run_dir` or to its own service."""
+        """A logger that writes below `run_dir` or to its own service; it may fail, and the run goes on."""
         raise NotImplementedError
 
 

@@ -10,17 +10,21 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from metricli.data.kind import named, not_a_file
 from metricli.errors import Problem, SpecError, UsageError
 from metricli.specs.base import SpecModel, show
-from metricli.specs.document import Document, apply_override, dotted, parse
+from metricli.specs.document import MAX_BYTES, Document, apply_override, dotted, parse, too_large
 from metricli.specs.plugin import PluginSpec
 from metricli.specs.suggest import did_you_mean
 from metricli.specs.train import TrainSpec
+from metricli.specs.unregistered import unregistered_problems
 from metricli.specs.validate import ValidationSpec
 
 if TYPE_CHECKING:
     from metricli.data.facts import TableFacts
 
+_LONGEST = 2000
+"""Characters of a problem; a user's word in it may be longer."""
 S = TypeVar("S", bound=SpecModel)
 Source = str | Path | Mapping[str, Any] | SpecModel
 
@@ -52,8 +56,17 @@ def read_document(source: Source) -> tuple[Document, Path]:
     if isinstance(source, Mapping):
         return Document("the spec", _plain_copy(source)), Path.cwd()
     path = Path(source)
+    return document_of(_bytes_of(path), named(path)), path.absolute().parent
+
+
+def _bytes_of(path: Path) -> bytes:
+    """A spec file, at most a byte more of it than a spec may have."""
+    what = not_a_file(path)
+    if what is not None:
+        raise UsageError(f"the spec {str(path)!r} is {what}, expected a YAML file")
     try:
-        text = path.read_bytes().decode("utf-8-sig")
+        with path.open("rb") as file:
+            return file.read(MAX_BYTES + 1)
     except FileNotFoundError:
         folder = path.parent
         siblings = (
@@ -62,14 +75,28 @@ def read_document(source: Source) -> tuple[Document, Path]:
         near = did_you_mean(path.name, siblings)
         hint = "" if near else "`metricli init TABLE` writes one"
         raise UsageError(f"no spec file {str(path)!r}{near}", hint=hint) from None
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UsageError(f"cannot read the spec {str(path)!r}: {reason}") from None
+
+
+def document_of(data: bytes, source: str) -> Document:
+    """The bytes of a spec file as data.
+
+    Raises:
+        SpecError: it is no YAML, or too large.
+        UsageError: it is no UTF-8.
+    """
+    if len(data) > MAX_BYTES:
+        raise too_large(source)
+    try:
+        text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise UsageError(
-            f"the spec {str(path)!r} is not UTF-8 text: {error.reason} at byte {error.start}",
+            f"the spec {source!r} is not UTF-8 text: {error.reason} at byte {error.start}",
             hint="save it as UTF-8",
         ) from None
-    except OSError as error:
-        raise UsageError(f"cannot read the spec {str(path)!r}: {error.strerror}") from None
-    return parse(text, str(path)), path.absolute().parent
+    return parse(text, source)
 
 
 def _plain_copy(value: Any) -> Any:
@@ -125,9 +152,12 @@ def validate_document(
 
 
 def _placed(document: Document, loc: tuple[str | int, ...], problem: Problem) -> Problem:
+    message = problem.message
+    if len(message) > _LONGEST:
+        message = f"{message[: _LONGEST // 2]}…{message[-_LONGEST // 2 :]}"
     if document.is_overridden(loc):
-        return replace(problem, path=dotted(loc), message=f"{problem.message} (from the command line)")
-    return replace(problem, path=dotted(loc), line=document.line(loc))
+        return replace(problem, path=dotted(loc), message=f"{message} (from the command line)")
+    return replace(problem, path=dotted(loc), message=message, line=document.line(loc))
 
 
 def check_spec(loaded: Loaded[S], table: TableFacts | None) -> list[Problem]:
@@ -180,6 +210,7 @@ def _problems(spec: SpecModel, table: TableFacts | None) -> Iterator[Problem]:
         )
         yield Problem("training.thaw_epochs", what, severity="warning")
     yield from _problems_of_average(spec, table)
+    yield from unregistered_problems(plugins_of(spec))
     yield from _problems_of_plugins(spec, spec, "", table)
 
 

@@ -95,6 +95,23 @@ class TrainingSpec(SpecModel):
     )
     min_delta: float = Field(0.0, ge=0, description="a smaller gain of the monitor does not count as better")
     log_every_steps: int = Field(10, ge=1, description="steps between two lines of metrics.jsonl")
+    save_every_steps: int | None = Field(
+        None,
+        ge=1,
+        description="save last.ckpt whenever so many steps are taken; null: see save_every_minutes",
+    )
+    save_every_minutes: float | None = Field(
+        10.0,
+        gt=0,
+        description="save last.ckpt when its newest is older; null: at the ends of epochs, and every "
+        "save_every_steps",
+    )
+    keep: int = Field(
+        0,
+        ge=0,
+        description="saves that stay in checkpoints/step-...: the newest so many of those made every "
+        "save_every_steps, or at the ends of epochs; 0: last.ckpt alone",
+    )
     on_collapse: Literal["warn", "stop"] = Field(
         "warn", description="once all embeddings have become alike: warn and go on, or end with exit code 4"
     )

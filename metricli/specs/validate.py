@@ -224,7 +224,7 @@ class InferenceSpec(SpecModel):
     """What a checkpoint is asked for; the blocks that only training uses stay as written, unresolved."""
 
     name: str = Field("run", description="name of the run")
-    seed: int = Field(0, ge=0, description="seed of everything random")
+    seed: int = Field(0, ge=0, lt=2**32, description="seed of everything random")
     compute: ComputeSpec = Field(default_factory=ComputeSpec, description="where to compute")
     data: DataSpec | None = Field(None, description="the table of images")
     extractor: ExtractorSpec | None = Field(None, description="the model")

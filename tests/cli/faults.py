@@ -107,17 +107,18 @@ def install(site: Path) -> None:
 
 @dataclass
 class Command:
-    """A command of two processes under way, whose every process carries `mark` in its environment."""
+    """A command of one or two processes under way, whose every process carries `mark` in its environment."""
 
     process: subprocess.Popen[str]
     folder: Path
     mark: str
+    ranks: tuple[int, ...] = (0, 1)
 
     def wait_for_calls(self, calls: int, timeout: float = 60) -> None:
-        """Until both ranks have called their extractor so often."""
+        """Until every rank has called its extractor so often."""
         end = time.monotonic() + timeout
         while time.monotonic() < end and self.process.poll() is None:
-            if all(self.calls(rank) >= calls for rank in (0, 1)):
+            if all(self.calls(rank) >= calls for rank in self.ranks):
                 return
             time.sleep(0.02)
         _, err = self.process.communicate(timeout=30)
@@ -157,7 +158,7 @@ class Command:
 def start(
     words: list[str], *, cwd: Path, site: Path, launcher: str = "agent", fault: str = "", pace: float = 0.05
 ) -> Command:
-    """`metricli WORDS` with two processes, by our own agent (`--gpus 2`) or by torchrun, as a group.
+    """`metricli WORDS` with two processes, by our own agent (`--gpus 2`) or torchrun, or "alone"; as a group.
 
     Each call of the extractor takes `pace` seconds more.
     """
@@ -168,8 +169,9 @@ def start(
     ours = {"METRICLI_DEVICE": "cpu", "OMP_NUM_THREADS": "1", "TMPDIR": str(cwd)}
     ours |= {"CALLS": str(calls), "PACE": str(pace), "FAULT": fault, name: value}
     paths = os.pathsep.join(filter(None, [str(site), os.environ.get("PYTHONPATH")]))
-    if launcher == "agent":
-        command = [sys.executable, "-m", "metricli", *words, "--gpus", "2"]
+    if launcher in ("agent", "alone"):
+        several = ["--gpus", "2"] if launcher == "agent" else []
+        command = [sys.executable, "-m", "metricli", *words, *several]
     else:
         options = ["--standalone", "--nproc-per-node", "2", "--monitor-interval", "0.1"]
         command = [sys.executable, "-m", "torch.distributed.run", *options, "-m", "metricli", *words]
@@ -182,7 +184,7 @@ def start(
         text=True,
         start_new_session=True,
     )
-    return Command(process, calls, mark)
+    return Command(process, calls, mark, (0,) if launcher == "alone" else (0, 1))
 
 
 def write_spec(folder: Path) -> str:

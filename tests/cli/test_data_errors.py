@@ -92,7 +92,7 @@ def test_a_torn_image_stops_the_work_and_is_named(refused, spec, trained, figure
     done = refused(*words)
     assert done.code == 3
     assert error_of(done) == (
-        f"cannot read image {figures / torn[0]}: image file is truncated; "
+        f"cannot read image '{figures / torn[0]}': image file is truncated; "
         "repair or remove it, or set data.on_bad_image=skip"
     )
 

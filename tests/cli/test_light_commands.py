@@ -123,7 +123,19 @@ def test_version_and_help(cli):
     assert (done.code, done.out, done.err) == (0, "metricli 0.1.0\n", "")
     done = cli("--help")
     assert (done.code, done.err) == (0, "")
-    verbs = ["train", "validate", "predict", "merge", "inspect-dataset", "plugins", "schema", "init", "env"]
+    verbs = [
+        "train",
+        "validate",
+        "predict",
+        "merge",
+        "inspect-dataset",
+        "plugins",
+        "schema",
+        "init",
+        "convert",
+        "report",
+        "env",
+    ]
     assert [line.split()[0] for line in done.out.split("Commands:\n")[1].splitlines()] == verbs
     for verb in verbs:
         done = cli(verb, "--help")

@@ -148,7 +148,8 @@ def test_validate_writes_its_document_into_a_folder(cli, trained, tmp_path):
 
     done = cli("validate", "--ckpt", trained.best_ckpt, "--out", "made/here", "--json")
     assert done.code == 0
-    files = {"made/here/metrics.json", "made/here/per_query.parquet"}
+    names = ("metrics.json", "per_query.parquet", "pictures.json", "report.html")
+    files = {f"made/here/{name}" for name in names}
     assert listing(tmp_path).keys() == {"made", "made/here", *files}
     assert json.loads((tmp_path / "made/here/metrics.json").read_text()) == done.json
 
@@ -165,7 +166,10 @@ def test_init_writes_whole_or_not_at_all(cli, refused, figures, small_disk):
     small_disk(100)
     done = refused("init", "figures/df.csv", "--out", "spec.yaml")
     small_disk(resource.RLIM_INFINITY)
-    assert (done.code, error_of(done)) == (7, "cannot write 'spec.yaml': File too large")
+    assert (done.code, error_of(done)) == (
+        7,
+        "cannot write 'spec.yaml': File too large; check the space and the rights there",
+    )
     assert cli("init", "figures/df.csv", "--out", "spec.yaml").code == 0
     done = refused("init", "figures/df.csv", "--out", "spec.yaml")
     assert (done.code, error_of(done)) == (2, "'spec.yaml' exists already; give another --out")

@@ -79,7 +79,8 @@ def test_resume_of_nothing(refused, spec, tmp_path, place):
     done = refused("train", spec, "--resume", place)
     assert done.code == 2
     assert error_of(done) == (
-        f"{place!r} holds no checkpoints/last.ckpt to resume; give a run directory, or --resume auto"
+        f"{place!r} holds no checkpoints/last.ckpt to resume; give a run directory, "
+        "one of its step directories, or --resume auto"
     )
 
 
@@ -124,7 +125,8 @@ def test_resume_with_a_changed_spec(refused, spec, trained, override, change):
     assert done.code == 2
     assert error_of(done) == (
         f"the spec differs from that of the run in '{trained.run_dir}': {change}; "
-        "resume with the same spec, or start another run"
+        f"resume with the same spec, accept it with --allow-change {change.partition(':')[0]}, "
+        "or start another run"
     )
 
 

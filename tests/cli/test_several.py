@@ -32,7 +32,11 @@ def test_two_processes_judge_as_one_does(cli: Call, trained: Any, tmp_path: Path
     done = cli(*words, "--out", "two", "--gpus", "2")
     assert (done.code, done.err) == (8, alone.err)
     assert done.json | {"seconds": 0} == alone.json | {"seconds": 0}
-    assert [path.name for path in sorted(Path("two").iterdir())] == ["metrics.json", "per_query.parquet"]
+    files = ["metrics.json", "per_query.parquet", "pictures.json", "report.html"]
+    assert [path.name for path in sorted(Path("two").iterdir())] == files
+    one, two = (json.loads(Path(name, "pictures.json").read_text()) for name in ("one", "two"))
+    assert two["panels"] == one["panels"]
+    assert two["command"] == one["command"].replace("validate", "validate compute.gpus=2")
     assert Path("two/per_query.parquet").read_bytes() == Path("one/per_query.parquet").read_bytes()
     assert json.loads(Path("two/metrics.json").read_text())["metrics"] == done.json["metrics"]
 
@@ -104,8 +108,9 @@ def test_objects_without_a_package_cannot_travel(tiny: dict[str, Any]) -> None:
     with pytest.raises(UsageError) as caught:
         metricli.train(spec, gpus=2)
     assert str(caught.value) == (
-        "the spec holds objects that other processes cannot build from its words; "
-        "install their package with its entry points, or start the script itself with torchrun"
+        "the spec holds objects that other processes cannot build from its words: extractor 'mine' "
+        f"({__name__}:{Mine.__qualname__}); install their package with its entry points, "
+        "or start the script itself with torchrun"
     )
 
 

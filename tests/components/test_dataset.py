@@ -258,7 +258,7 @@ def test_a_bad_image_comes_as_a_reason_without_replacement(folder: Path) -> None
         item = found[key]
         assert item.image is None
         assert (item.label, item.row) == (1, 4)
-        assert item.bad == [(4, f"cannot read image {folder / '4.png'}: the file is empty")]
+        assert item.bad == [(4, f"cannot read image {str(folder / '4.png')!r}: the file is empty")]
     assert dataset(folder, replace_bad=True)[4].image is None, "evaluation never judges another image"
 
 
@@ -271,7 +271,7 @@ def test_a_bad_image_is_replaced_by_another_of_its_label(folder: Path) -> None:
     for item in items:
         assert torch.equal(item.image, chw(pixels(item.row)).float())  # type: ignore[arg-type]
         assert item.label == 1
-        assert item.bad == [(4, f"cannot read image {folder / '4.png'}: no such file")]
+        assert item.bad == [(4, f"cannot read image {str(folder / '4.png')!r}: no such file")]
     assert len({found[Place(4, 0, position)].row for position in range(40)}) == 3
     other_seed = dataset(folder, replace_bad=True, seed=6)
     assert [item.row for item in items] != [other_seed[Place(4, epoch, 7)].row for epoch in range(40)]
@@ -345,7 +345,7 @@ def test_a_box_outside_its_image_and_too_many_pixels_are_bad(folder: Path) -> No
     assert dataset(folder, boxes=boxes)[0].bad == [
         (
             0,
-            f"{folder / '0.png'} (row 0 of the split): "
+            f"{str(folder / '0.png')!r} (row 0 of the split): "
             f"box (0, 0, {SIDE + 3}, 2) reaches outside its image of {SIDE + 2} x {SIDE} pixels",
         )
     ]

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pickle
 import socket
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,8 @@ from timm.models import save_for_hf
 from torch import Tensor, nn
 
 from metricli.components.extractors import Extractor, timm_extractor, torchvision_extractor
-from metricli.components.tensorfile import write_tensor_file
+from metricli.components.tensorfile import pack, read_tensor_file, unpack, write_tensor_file
+from metricli.components.weights import read_weights
 from metricli.errors import CheckpointError, UsageError
 
 
@@ -145,8 +148,8 @@ def test_a_pickle_that_runs_code_is_refused_unrun(
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("w.pth", None, "do not exist"),
-        ("w.safetensors", None, "do not exist"),
+        ("w.pth", None, "does not exist"),
+        ("w.safetensors", None, "does not exist"),
         ("w.ckpt", None, "does not exist"),
         ("w.pth", b"", "cannot read the weights"),
         ("w.safetensors", b"\x01\x00", "cannot read the weights"),
@@ -274,3 +277,120 @@ def test_a_model_that_is_not_on_the_hub(hub: Any) -> None:
         timm_extractor("hf_hub:me/other", pretrained=True)
     what = "cannot load the published weights of the timm model 'hf_hub:me/other': [Errno 2] No such file"
     assert caught.value.message.startswith(what)
+
+
+def refusal(path: Path) -> str:
+    with pytest.raises(CheckpointError) as caught:
+        fresh(weights=str(path))
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_a_checkpoint_of_another_program_says_so(tmp_path: Path, source: nn.Module) -> None:
+    path = tmp_path / "lightning.ckpt"
+    torch.save({"state_dict": source.state_dict(), "pytorch-lightning_version": "2.5"}, path)
+    why = "it is a zip archive, such as torch.save writes"
+    what = f"is not a metricli checkpoint, or its head is damaged ({why})"
+    hint = "of another program (such as Lightning), name it .pth: its state_dict is then read"
+    assert refusal(path) == f"{str(path)!r} {what}; {hint}"
+    path.rename(tmp_path / "lightning.pth")
+    extractor = fresh(weights=str(tmp_path / "lightning.pth"))
+    assert torch.equal(features(extractor), own_features(source))
+
+
+@pytest.mark.parametrize("place", [".", "checkpoints/last.ckpt", "checkpoints/step-00000004"])
+def test_a_run_or_one_of_its_steps(trained: Any, tmp_path: Path, place: str) -> None:
+    from metricli.runs.checkpoints import read_last
+
+    folder = tmp_path / "run" / "checkpoints" / "step-00000004"
+    folder.mkdir(parents=True)
+    for name in ("best.ckpt", "last.ckpt"):
+        os.link(getattr(trained, name.replace(".", "_")), folder.parent / name)
+    os.link(trained.last_ckpt, folder / "last.ckpt")
+    path = tmp_path / "run" / place
+    expected = (
+        read_weights(trained.best_ckpt)[0] if place == "." else read_last(trained.last_ckpt)[0]["extractor"]
+    )
+    state, whole = read_weights(path)
+    assert whole
+    assert state.keys() == expected.keys()
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in state.items())
+    extractor = fresh(weights=str(path), dim=16)
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in extractor.state_dict().items())
+
+
+def test_of_a_running_average_that_is_what_was_judged(trained: Any, tmp_path: Path) -> None:
+    tensors, meta, _ = read_tensor_file(trained.last_ckpt)
+    state = unpack(meta["state"], tensors)
+    state["ema"] = {name: torch.full_like(tensor, 3) for name, tensor in state["extractor"].items()}
+    again: dict[str, Tensor] = {}
+    meta["state"] = pack(state, again, "state")
+    write_tensor_file(tmp_path / "last.ckpt", again, meta)
+    assert all(bool((tensor == 3).all()) for tensor in read_weights(tmp_path / "last.ckpt")[0].values())
+    for state_ in ([], {}, {"extractor": None, "ema": None}, {"extractor": {"a": 1}}):
+        write_tensor_file(tmp_path / "last.ckpt", {}, {"kind": "last", "state": pack(state_, {}, "state")})
+        assert "not written by metricli: state.extractor: expected weights by name" in refusal(
+            tmp_path / "last.ckpt"
+        )
+    write_tensor_file(tmp_path / "last.ckpt", {}, {"kind": "last", "state": {"tensor": "x"}})
+    assert "not written by metricli: state: there is no tensor 'x'" in refusal(tmp_path / "last.ckpt")
+
+
+def test_a_checkpoint_by_another_name(trained: Any, tmp_path: Path) -> None:
+    os.link(trained.best_ckpt, tmp_path / "weights.safetensors")
+    assert read_weights(tmp_path / "weights.safetensors")[1]
+
+
+def test_what_is_no_file_of_weights(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.pth")
+    os.mkfifo(tmp_path / "pipe.ckpt")
+    (tmp_path / "folder.pth").mkdir()
+    assert refusal(tmp_path / "pipe.pth") == f"the file of weights '{tmp_path}/pipe.pth' is no regular file"
+    assert refusal(tmp_path / "pipe.ckpt") == f"the checkpoint '{tmp_path}/pipe.ckpt' is no regular file"
+    what = "holds no checkpoint; give a file of weights, a run directory or one of its checkpoints/step-..."
+    assert refusal(tmp_path / "folder.pth") == f"the folder '{tmp_path}/folder.pth' {what}"
+
+
+def test_an_archive_that_unpacks_to_more_than_it_is(tmp_path: Path) -> None:
+    torch.save({"conv1.0.weight": torch.zeros(5_000_000)}, tmp_path / "w.pth")
+    with (
+        zipfile.ZipFile(tmp_path / "w.pth") as good,
+        zipfile.ZipFile(tmp_path / "bomb.pth", "w", zipfile.ZIP_DEFLATED) as bomb,
+    ):
+        for member in good.infolist():
+            bomb.writestr(member.filename, good.read(member))
+    assert (tmp_path / "bomb.pth").stat().st_size < 100_000
+    torch.load(tmp_path / "bomb.pth", weights_only=True)  # torch would
+    assert "its archive is compressed, which torch.save does not do" in refusal(tmp_path / "bomb.pth")
+
+
+@pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor")
+def test_tensors_that_are_not_ordinary_are_none(tmp_path: Path, source: nn.Module) -> None:
+    state = source.state_dict()
+    odd = {
+        "bn1.weight": state["bn1.weight"].to("meta"),
+        "bn1.bias": state["bn1.bias"].to_sparse(),
+        "bn1.running_mean": state["bn1.running_mean"].to(torch.complex64),
+        "bn1.running_var": torch.quantize_per_tensor(state["bn1.running_var"], 0.1, 0, torch.qint8),
+    }
+    torch.save({1: torch.ones(2), **state, **odd}, tmp_path / "w.pth")
+    message = refusal(tmp_path / "w.pth")
+    assert "lacks 3 and misshapes 1 of the model's" in message
+    assert "bn1.weight, bn1.bias, bn1.running_var, ..." in message
+
+
+def test_a_pth_damaged_anywhere_is_refused_or_read(tmp_path: Path) -> None:
+    import random
+
+    torch.save({"a": torch.ones(20), "b": {"c": torch.zeros(3)}}, tmp_path / "good.pth")
+    torch.save({"a": torch.ones(20)}, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
+    chance = random.Random(0)
+    for good in ((tmp_path / "good.pth").read_bytes(), (tmp_path / "old.pth").read_bytes()):
+        for _ in range(150):
+            damaged = bytearray(good)
+            for _ in range(chance.randint(1, 3)):
+                damaged[chance.randrange(len(damaged))] = chance.randrange(256)
+            end = chance.choice([len(damaged), chance.randrange(len(damaged))])
+            (tmp_path / "w.pth").write_bytes(damaged[:end])
+            with contextlib.suppress(CheckpointError):
+                read_weights(tmp_path / "w.pth")

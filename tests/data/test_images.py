@@ -17,7 +17,7 @@ def pixels(path):
 def refusal(path, opener=open_image, max_pixels=BIG):
     with pytest.raises(DataError) as caught:
         opener(path, max_pixels=max_pixels)
-    return caught.value.message.replace(str(path), "FILE")
+    return caught.value.message.replace(repr(str(path)), "FILE")
 
 
 def test_rgb_as_it_is(tmp_path, image):
@@ -124,7 +124,7 @@ def test_a_damaged_png(tmp_path, image):
     data = bytearray(path.read_bytes())
     data[data.index(b"IDAT") + 6] ^= 255
     path.write_bytes(data)
-    assert refusal(path).startswith("cannot read image FILE: broken ")
+    assert refusal(path) == "cannot read image FILE: its pixels do not fit their checksum"
     assert read_header(path, max_pixels=BIG) == (6, 4, "PNG")  # without decoding it
 
 
@@ -134,10 +134,10 @@ def test_files_that_are_no_images(tmp_path):
     (tmp_path / "folder.jpg").mkdir()
     assert refusal(tmp_path / "none.jpg") == "cannot read image FILE: no such file"
     assert refusal(tmp_path / "empty.jpg") == "cannot read image FILE: the file is empty"
-    message = "cannot read image FILE: not an image, or of a kind that Pillow cannot read"
+    message = "cannot read image FILE: not an image, or of a kind that is not read"
     assert refusal(tmp_path / "text.jpg") == message
     assert refusal(tmp_path / "text.jpg", read_header) == message
-    assert refusal(tmp_path / "folder.jpg") == "cannot read image FILE: is a directory"
+    assert refusal(tmp_path / "folder.jpg") == "cannot read image FILE: is a folder"
 
 
 def test_crop_box():

@@ -69,8 +69,8 @@ def test_unreadable_files(dataset):
     shallow = inspect_table(dataset).findings
     assert [(f.code, f.severity, f.count, f.rows) for f in shallow] == [("unreadable-file", "error", 1, [1])]
     assert shallow[0].message == (
-        f"1 row names an unreadable image: cannot read image {folder}/1.png: "
-        "not an image, or of a kind that Pillow cannot read (row 1); replace or remove"
+        f"1 row names an unreadable image: cannot read image '{folder}/1.png': "
+        "not an image, or of a kind that is not read (row 1); replace or remove"
     )
     report = inspect_table(dataset, deep=True)
     assert [(f.code, f.rows) for f in report.findings] == [("unreadable-file", [1, 2])]
@@ -81,7 +81,7 @@ def test_unreadable_files(dataset):
 def test_an_image_above_the_cap_is_unreadable(dataset):
     found = inspect_table(dataset, max_pixels=40).findings
     assert [(f.code, f.rows) for f in found] == [("unreadable-file", [6, 7])]
-    assert "7.jpg: 12 x 4 is more than the 40 pixels allowed (row 7)" in found[0].message
+    assert "7.jpg': 12 x 4 is more than the 40 pixels allowed (row 7)" in found[0].message
 
 
 def test_missing_files_are_said_once(dataset):

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -86,10 +86,12 @@ def blocks_of(page: Path) -> list[Block]:
     return found
 
 
-def run_page(blocks: list[Block], call: Callable[..., Any], folder: Path) -> dict[str, Any]:
+def run_page(
+    blocks: list[Block], call: Callable[..., Any], folder: Path, others: Mapping[str, Callable[..., Any]] = {}
+) -> dict[str, Any]:
     """Run the blocks of a page in order, in `folder`; the names that its Python blocks share come back.
 
-    `call` runs one metricli command line in-process and gives its outcome.
+    `call` runs one metricli command line in-process and gives its outcome; `others` do so for other programs.
     """
     names: dict[str, Any] = {"__name__": "page"}
     printed = ""
@@ -97,9 +99,10 @@ def run_page(blocks: list[Block], call: Callable[..., Any], folder: Path) -> dic
         if not block.runs:
             continue
         if (file := block.note("file")) is not None:
+            (folder / file).parent.mkdir(parents=True, exist_ok=True)
             (folder / file).write_text(block.text + "\n", encoding="utf-8")
         elif block.language == "bash":
-            printed = _run_commands(block, call)
+            printed = _run_commands(block, {"metricli": call, **others})
         elif block.language == "python":
             code = compile("\n" * block.line + block.to_run, str(block.page), "exec", dont_inherit=True)
             exec(code, names)
@@ -118,13 +121,13 @@ def commands_of(text: str) -> list[list[str]]:
     return [words for line in joined.splitlines() if (words := shlex.split(line, comments=True))]
 
 
-def _run_commands(block: Block, call: Callable[..., Any]) -> str:
+def _run_commands(block: Block, programs: Mapping[str, Callable[..., Any]]) -> str:
     commands = commands_of(block.to_run)
     assert commands, f"{block}: nothing to run"
     printed = ""
     for words in commands:
-        assert words[0] == "metricli", f"{block}: only metricli is run, not {words[0]!r}"
-        done = call(*words[1:])
+        assert words[0] in programs, f"{block}: only {', '.join(programs)} is run, not {words[0]!r}"
+        done = programs[words[0]](*words[1:])
         expected = int(block.note("exits with") or 0) if words is commands[-1] else 0
         assert done.code == expected, f"{block}: {shlex.join(words)} exited with {done.code}\n{done.err}"
         printed = done.out + done.err

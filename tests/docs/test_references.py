@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib.metadata
 import importlib.util
 import re
 from pathlib import Path
@@ -28,6 +29,18 @@ def maker() -> Any:
 def test_the_spec_reference_is_fresh(maker: Any) -> None:
     written = (ROOT / "docs" / "spec.md").read_text(encoding="utf-8")
     assert written == maker.reference(), "run: .venv/bin/python docs/make_spec_reference.py"
+
+
+def test_the_page_of_losses_says_when_to_use_each(maker: Any) -> None:
+    written = (ROOT / "docs" / "losses.md").read_text(encoding="utf-8")
+    assert written == maker.with_advice(written), "run: .venv/bin/python docs/make_spec_reference.py"
+    built_in = importlib.metadata.entry_points(group="metricli.losses")
+    assert len(built_in) >= 21
+    for name in [entry.name for entry in built_in if entry.value.startswith("metricli.")]:
+        assert re.search(rf"^\| `{name}` \| [^|]+\. \| [^|]+\. \|$", written, re.M), name
+    stale = written.replace("Use it as a first", "Use it as the last")
+    assert stale != written
+    assert maker.with_advice(stale) == written
 
 
 def test_the_spec_reference_has_every_kind_of_row(maker: Any) -> None:

@@ -42,7 +42,7 @@ def test_training_stops_at_a_bad_image_by_name(fit: Fit, images: Any) -> None:
     (path,) = images("arc_plain")
     with pytest.raises(DataError) as caught:
         fit()
-    assert caught.value.message.startswith(f"cannot read image {path}: ")
+    assert caught.value.message.startswith(f"cannot read image '{path}': ")
     assert caught.value.hint == "repair or remove it, or set data.on_bad_image=skip"
     assert caught.value.exit_code == 3
 

@@ -25,7 +25,7 @@ def planted(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     def plant(*values: float) -> None:
         left: Iterator[float] = iter(values)
         monkeypatch.setattr(
-            Training, "validate", lambda _self: {"OVERALL": {"cmc@1": next(left), "cmc@5": 1.0}}
+            Training, "validate", lambda _self, *_: {"OVERALL": {"cmc@1": next(left), "cmc@5": 1.0}}
         )
 
     return plant

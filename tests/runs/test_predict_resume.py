@@ -17,6 +17,7 @@ from unittest import mock
 import numpy as np
 import pytest
 
+from metricli.components.tensorfile import read_tensor_file, write_tensor_file
 from metricli.errors import DataError, Interrupted, ResourceError, Terminated, UsageError
 from metricli.runs.block_writer import BlockWriter
 from metricli.runs.blocks import Blocks
@@ -159,7 +160,7 @@ def test_a_failure_keeps_what_is_done_and_says_so(
     out = tmp_path / "f.npy"
     with pytest.raises(DataError) as caught:
         run(trained.best_ckpt, table, out, *SMALL)
-    assert caught.value.message.startswith(f"cannot read image {image}")
+    assert caught.value.message.startswith(f"cannot read image {str(image)!r}")
     assert caught.value.hint == (
         "repair or remove it, or set data.on_bad_image=skip; "
         f"the same command goes on: 100 of 204 blocks are done in '{out}.part'"
@@ -325,3 +326,29 @@ def test_kill_9_and_the_same_command_again(
 
 def journals_whole(part: Path) -> list[str]:
     return [line for path in part.glob("done-*") for line in path.read_text().splitlines(True) if "}" in line]
+
+
+def test_the_manifest_names_the_file_that_was_read(
+    trained: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run may put another best.ckpt in its place meanwhile."""
+    from metricli.runs import checkpoints
+
+    ckpt, newer = tmp_path / "best.ckpt", tmp_path / "newer.ckpt"
+    shutil.copy(trained.best_ckpt, ckpt)
+    tensors, meta, _ = read_tensor_file(ckpt)
+    write_tensor_file(newer, {name: tensor * 2 for name, tensor in tensors.items()}, meta)
+    digest, read = checkpoints.file_sha256, checkpoints.read_best
+    seen = []
+
+    def noting(path: Path) -> Any:
+        seen.append(digest(path))
+        found = read(path)
+        if newer.exists():
+            newer.replace(path)
+        return found
+
+    monkeypatch.setattr(checkpoints, "read_best", noting)
+    best, named = checkpoints.read_best_and_sha256(ckpt)
+    assert named == digest(ckpt) == seen[-1] != seen[0]
+    assert best.sha256 == read(ckpt).sha256

@@ -30,8 +30,8 @@ def statistics_of_each(spec: dict[str, Any], place: Path, overrides: tuple[str, 
     judged: list[dict[str, Any]] = []
     validate = Training.validate
 
-    def noted(training: Training) -> Any:
-        metrics = validate(training)
+    def noted(training: Training, *args: Any) -> Any:
+        metrics = validate(training, *args)
         judged.append({name: buffer.clone() for name, buffer in training.learner.judged.named_buffers()})
         return metrics
 

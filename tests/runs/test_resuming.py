@@ -83,11 +83,11 @@ def test_a_run_killed_after_it_logged_more_than_it_saved(
 
     save_last, saved = Training.save_last, []
 
-    def save_once(self: Training) -> None:
+    def save_once(self: Training, **how: bool) -> None:
         if saved:
             raise KeyboardInterrupt
         saved.append(self.run_dir.path)
-        save_last(self)
+        save_last(self, **how)
 
     monkeypatch.setattr(Training, "save_last", save_once)
     with pytest.raises(KeyboardInterrupt):
@@ -181,9 +181,9 @@ def test_intervals_keep_the_confidence_they_were_made_with(fit: Fit, spec: dict[
     progress = Progress(stopped="epochs")
     progress.keep_intervals({"OVERALL": {"cmc@1": (0.1, 0.2)}}, 0.8)
     loaded = load_spec(spec | {"validation": {"bootstrap": {"confidence": 0.5}}}, TrainSpec)
-    found = report(RunDirectory(Path()), loaded.spec, progress, [])
+    found = report(RunDirectory(Path()), loaded.spec, progress)
     assert (found.intervals, found.confidence) == ({"OVERALL": {"cmc@1": (0.1, 0.2)}}, 0.8)
-    assert report(RunDirectory(Path()), loaded.spec, Progress(), []).confidence == 0.95
+    assert report(RunDirectory(Path()), loaded.spec, Progress()).confidence == 0.95
 
 
 def test_other_labels_are_refused_with_the_difference(fit: Fit, spec: dict[str, Any], tmp_path: Path) -> None:
@@ -261,3 +261,15 @@ def test_the_table_may_be_found_from_the_checkpoint_alone(
     report.best_ckpt.rename(moved)
     monkeypatch.chdir(moved.parent)
     assert validate(ckpt=moved).metrics == report.metrics
+
+
+def test_what_another_process_has_gone_on_with_is_refused(fit: Fit) -> None:
+    from metricli.runs.directory import RunDirectory
+    from metricli.runs.resuming import Resumed
+
+    run = RunDirectory(interrupted(fit, after=1))
+    resumed = Resumed.read(run)
+    resumed.require_unchanged(run)
+    fit(resume=run.path)
+    with pytest.raises(UsageError, match="another process has gone on with the run"):
+        resumed.require_unchanged(run)

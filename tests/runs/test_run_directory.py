@@ -11,6 +11,7 @@ import yaml
 
 from metricli import TrainReport
 from metricli.components.loggers import TrackerLogger
+from metricli.components.trackers import TensorBoardLogger
 from metricli.errors import ResourceError
 from metricli.reports import OVERALL
 from metricli.runs.directory import RunDirectory, environment
@@ -159,7 +160,7 @@ def test_tensorboard_shows_what_metrics_jsonl_has(fit: Fit) -> None:
     assert {"train/loss", "train/lr", "validation/cmc@1", "validation/ring/cmc@1", "epoch"} <= set(found)
 
 
-def test_a_figure_is_logged() -> None:
+def test_a_figure_is_logged(tmp_path: Path) -> None:
     import numpy as np
 
     class Tracker:
@@ -167,7 +168,7 @@ def test_a_figure_is_logged() -> None:
             self.got = {name: image.shape for name, image in images.items()}, settings
 
     tracker: Any = Tracker()
-    TrackerLogger(tracker).log_figure("hits", np.zeros((4, 5, 3), dtype=np.uint8), step=2)
+    TensorBoardLogger(tmp_path).show(tracker, "hits", np.zeros((4, 5, 3), dtype=np.uint8), step=2)
     assert tracker.got == ({"hits": (1, 4, 5, 3)}, {"step": 2, "dataformats": "NHWC"})
 
 
@@ -205,7 +206,7 @@ def test_a_failing_logger_is_left_out_after_one_warning(
         logs.row(2, 1, "train", {"loss": float("nan")})
     assert broken.calls == calls
     assert sound.calls == ["log", "log", "close"]
-    what = "the logger Door failed and is left out from now on: ConnectionError: the service is away"
+    what = "the logger 'Door' failed and is left out from now on: ConnectionError: the service is away"
     assert listener.warned == [what]
     written = [json.loads(line) for line in run.metrics.read_text().splitlines()]
     assert [line["loss"] for line in written] == [0.5, None]
@@ -229,5 +230,5 @@ def test_a_run_with_a_failing_logger_is_the_run_without(
     listener = Listener()
     report = fit("loggers=[tensorboard]", reporter=listener)
     assert lines(report) == lines(whole())
-    assert [w for w in listener.warned if "TrackerLogger failed" in w] == [listener.warned[-1]]
+    assert [w for w in listener.warned if "the logger 'tensorboard' failed" in w] == [listener.warned[-1]]
     assert "left out from now on: ConnectionError: away" in (report.run_dir / "log.txt").read_text()

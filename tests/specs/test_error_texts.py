@@ -236,7 +236,7 @@ def test_byte_order_mark_is_no_key(load):
     [
         ("trian.yaml", "no spec file 'trian.yaml', did you mean 'train.yaml'?"),
         ("zz/zz.yaml", "no spec file 'zz/zz.yaml'; `metricli init TABLE` writes one"),
-        (".", "cannot read the spec '.': Is a directory"),
+        (".", "the spec '.' is a folder, expected a YAML file"),
     ],
 )
 def test_spec_file_that_cannot_be_read(write, path, expected):

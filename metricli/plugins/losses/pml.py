@@ -18,7 +18,10 @@ if TYPE_CHECKING:
 
 
 class PML(LossSpec):
-    """Any loss of pytorch-metric-learning, with its miner, distance and reducer (extra `pml`)."""
+    """Any loss of pytorch-metric-learning, with its miner, distance and reducer (extra `pml`).
+
+    Use it for a loss that is not built in, and to repeat what was found with that library.
+    """
 
     name: Literal["pml"] = "pml"
     loss: str = Field(description="name of a class in pytorch_metric_learning.losses")
