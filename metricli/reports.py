@@ -195,6 +195,18 @@ class Comparison(Report):
 
 
 @dataclass(frozen=True)
+class PairHistogram:
+    """How many genuine and impostor pairs lie in B bins of distances."""
+
+    edges: list[float]
+    """B + 1, ascending."""
+    genuine: list[int]
+    impostor: list[int]
+    is_exact: bool
+    """Whether these are all pairs, not a sample."""
+
+
+@dataclass(frozen=True)
 class ValidateReport(Report):
     """Retrieval metrics of one split, overall and for each category."""
 
@@ -227,6 +239,14 @@ class ValidateReport(Report):
     write: Callable[[Path], None] | None = field(
         default=None, repr=False, compare=False, metadata={"shown": False}
     )
+    count: Callable[[], PairHistogram] | None = field(
+        default=None, repr=False, compare=False, metadata={"shown": False}
+    )
+
+    def pair_histogram(self) -> PairHistogram | None:
+        """The distances of the pairs of a query and an item that it may find; None where there are none."""
+        found = None if self.count is None else self.count()
+        return found if found is not None and sum(found.genuine) + sum(found.impostor) else None
 
     def save(self, folder: str | Path) -> None:
         """Write `per_query.parquet` (or .csv) and then `metrics.json` to a folder, which is made if need be.

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from metricli.errors import CheckpointError, MetricliError, SpecError
 from tests.conftest import FIGURES, ROOT
 from tests.forging import forged, raw_file
+from tests.report.pages import Page
 
 PAGE = (ROOT / "SECURITY.md").read_text()
 SOURCES = sorted((ROOT / "metricli").rglob("*.py"))
@@ -432,3 +433,23 @@ def test_a_run_keeps_no_secret(trained: Any, monkeypatch: pytest.MonkeyPatch) ->
     saved = json.loads((trained.run_dir / "env.json").read_text())
     assert set(saved) == {"python", "platform", "cores", "packages", "variables"}
     assert set(saved["variables"]) <= five
+
+
+@promise("P14")
+def test_words_in_a_page_are_text(cli: Any, tmp_path: Path) -> None:
+    """A label of each kind, in a page of a table; tests/report has what a browser makes of pages of runs."""
+    words = ["</script><script>alert(1)</script>", "<img src=http://x onerror=alert(2)>", "{{ 7 * 7 }}"]
+    table = tmp_path / "df.csv"
+    rows = [f'"{word}",{FIGURES.parent}/images/arc_plain_8.png,train,,' for word in words]
+    table.write_text("\n".join(["label,path,split,is_query,is_gallery", *rows]) + "\n")
+    done = cli("inspect-dataset", table, "--root", FIGURES.parent, "--html", "page.html")
+    html = (tmp_path / "page.html").read_text()
+    assert done.code == 0, done.err
+    page = Page(html)
+    assert all(word in page.text for word in words)
+    assert not {"img", "link", "iframe", "object", "embed", "base", "form"} & set(page.tags)
+    assert [kind.get("type", "") for kind, _ in page.scripts].count("") == 1
+    assert not [name for _, name, _ in page.attributes if name.startswith("on") or name in ("src", "style")]
+    (policy,) = (value for _, name, value in page.attributes if name == "content" and "-src" in value)
+    assert policy.startswith("default-src 'none'; ")
+    assert "unsafe" not in policy

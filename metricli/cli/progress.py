@@ -5,7 +5,8 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from textwrap import wrap
+from typing import TYPE_CHECKING, Any
 
 from metricli.placement import placement
 from metricli.tables import printable
@@ -38,8 +39,16 @@ _SHORT = {
     "uniformity": "unif",
     "memory_drift": "drift",
 }
+_WHOLE_WORDS: dict[str, Any] = {
+    "break_long_words": False,
+    "break_on_hyphens": False,
+    "drop_whitespace": True,
+    "replace_whitespace": False,
+}
 PLAIN_EVERY = 30.0
 """Seconds between two progress lines off a TTY."""
+WIDEST = 200
+"""Characters of a line off a TTY, as far as it can be broken between words."""
 WIDE = 100
 """Columns of a terminal from which on the bar is long."""
 
@@ -62,8 +71,9 @@ class PlainReporter:
         self.done, self.images, self.started, self.said = 0, 0, 0.0, 0.0
 
     def line(self, text: str) -> None:
-        """Write one line to stderr."""
-        print(printable(text), file=sys.stderr, flush=True)  # noqa: T201
+        """Write one line to stderr; a long one goes on below, indented."""
+        lines = wrap(printable(text), WIDEST, subsequent_indent="  ", **_WHOLE_WORDS) or [""]
+        print("\n".join(lines), file=sys.stderr, flush=True)  # noqa: T201
 
     def say(self, message: str) -> None:
         """One line a person wants to know."""
@@ -88,9 +98,10 @@ class PlainReporter:
         if now - self.said >= PLAIN_EVERY and not self.quiet:
             self.said = now
             rest = (now - self.started) / max(1, self.done) * max(0, self.total - self.done)
-            numbers = describe(values or {}, self.rate())
-            count = f"{self.done}/{self.total} {plural(self.unit)}"
-            self.line(f"{self.name}: {count}, {numbers}, {span(rest)} left")
+            head = f"{self.name}: {self.done}/{self.total} {plural(self.unit)}"
+            tail = f"{span(rest)} left"
+            numbers = describe(values or {}, self.rate(), WIDEST - len(head) - len(tail) - 4)
+            self.line(", ".join(filter(None, [head, numbers, tail])))
 
     def rate(self) -> str:
         """Images (or whatever is counted) a second since the work began."""
@@ -103,7 +114,7 @@ class PlainReporter:
     def epoch(self, row: Mapping[str, float | int | str]) -> None:
         """One line for an epoch."""
         if not self.quiet:
-            self.line(describe_epoch(row))
+            self.line(describe_epoch(row, WIDEST))
 
 
 class MuteReporter(PlainReporter):

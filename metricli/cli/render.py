@@ -7,9 +7,14 @@ import shlex
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from textwrap import wrap
+from typing import TYPE_CHECKING, Any
 
+from metricli.cli.bars import one_side, sign, two_sides
+from metricli.cli.progress import WIDEST, span
+from metricli.data.phrases import counted
 from metricli.errors import WorkerError
+from metricli.pages.model import PAGE
 from metricli.reports import (
     OVERALL,
     Finding,
@@ -44,6 +49,15 @@ def out(text: str) -> None:
     print(printable_lines(text))  # noqa: T201
 
 
+def said(text: str) -> None:
+    """A long line on stdout, broken between words where a terminal ends; elsewhere it is one."""
+    width = _columns() if sys.stdout.isatty() else len(text) + 1
+    indent = " " * (len(text) - len(text.lstrip()) + 2)
+    options: dict[str, Any] = {"break_long_words": False, "break_on_hyphens": False}
+    for line in wrap(printable(text), width, subsequent_indent=indent, **options):
+        out(line)
+
+
 def table(
     head: Sequence[str], rows: Iterable[Sequence[str]], *, title: str = "", numbers_from: int = 1
 ) -> None:
@@ -56,8 +70,10 @@ def table(
         return
     from rich.console import Console
 
+    if title:
+        _styled([(printable(title), "bold")])
     console = Console(highlight=False, emoji=False)
-    console.print(_rich(head, body, title, numbers_from), soft_wrap=False)
+    console.print(_rich(head, body, numbers_from), soft_wrap=False)
 
 
 def plain(head: Sequence[str], body: Sequence[Sequence[str]], *, numbers_from: int = 1) -> str:
@@ -73,13 +89,12 @@ def plain(head: Sequence[str], body: Sequence[Sequence[str]], *, numbers_from: i
     )
 
 
-def _rich(head: Sequence[str], body: Sequence[Sequence[str]], title: str, numbers_from: int) -> Table:
+def _rich(head: Sequence[str], body: Sequence[Sequence[str]], numbers_from: int) -> Table:
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
-    heading = Text(printable(title)) if title else None
-    made = Table(box=box.SIMPLE_HEAD, title=heading, title_justify="left", title_style="bold")
+    made = Table(box=box.SIMPLE_HEAD)
     for i, name in enumerate(head):
         made.add_column(Text(name), justify="right" if i >= numbers_from else "left", overflow="fold")
     for row in body:
@@ -88,13 +103,19 @@ def _rich(head: Sequence[str], body: Sequence[Sequence[str]], title: str, number
 
 
 def metrics_table(metrics: Metrics, intervals: Intervals, confidence: float) -> None:
-    """Metrics for OVERALL and each category; on a narrow terminal in several tables side under side."""
+    """Metrics for OVERALL and each category; where there is too little room, in several tables."""
     if not metrics:
         return
-    if not sys.stdout.isatty():
-        out(format_metrics(metrics, intervals, confidence))
-        return
     names = list(dict.fromkeys(name for row in metrics.values() for name in row))
+    if not sys.stdout.isatty():
+        first = max(len(printable(category)) for category in metrics)
+        for part in _parts({name: max(len(name), 12) + 2 for name in names}, WIDEST - first):
+            cut = {
+                category: {name: row[name] for name in part if name in row}
+                for category, row in metrics.items()
+            }
+            out(format_metrics(cut, intervals, confidence))
+        return
     kept = list(metrics)[: _MOST + 1]  # OVERALL is the first
     broad = _columns()
     room = broad - min(max(len(printable(category)) for category in kept), broad // 3) - 4
@@ -130,10 +151,14 @@ def trained(report: TrainReport) -> None:
     metrics_table(report.metrics, report.intervals, report.confidence)
     monitored = f" ({report.monitor} {report.monitor_value:.4f})" if report.metrics else ""
     best = _near(report.best_ckpt)
+    early = ", stopped early" if report.stopped == "early stopping" else ""
+    page = report.run_dir / PAGE
     rows = [
         ["best epoch", f"{report.best_epoch} of {report.epochs}{monitored}"],
+        ["trained", f"{counted(report.steps, 'step')} in {span(report.seconds)}{early}"],
         ["best", best],
         ["last", _near(report.last_ckpt)],
+        *([["report", _near(page)]] if page.is_file() else []),
         ["next", f"metricli validate --ckpt {shlex.quote(best)}"],
     ]
     out(plain(["", ""], rows, numbers_from=9))
@@ -150,6 +175,12 @@ def _near(path: Path) -> str:
 def validated(report: ValidateReport) -> None:
     """The metrics and what they were taken over."""
     metrics_table(report.metrics, report.intervals, report.confidence)
+    pairs = report.pair_histogram()
+    if pairs is not None:
+        width = min(_columns(), 120) if sys.stdout.isatty() else 80
+        for parts in two_sides(pairs, report.distance, sign(), width):
+            _styled(parts)
+        out("")
     for line in _thresholds(report.thresholds):
         out(line)
     lows = [low for row in report.intervals.values() for low, _ in row.values()]
@@ -158,7 +189,7 @@ def validated(report: ValidateReport) -> None:
         out(f"{share} intervals: bootstrap over labels; too narrow where there are fewer than 10")
     elif lows:  # they were asked for
         out("fewer than two labels: no intervals")
-    out(
+    said(
         f"{report.queries} queries ({report.queries_without_match} without match), "
         f"{report.gallery} gallery rows; {report.distance} distance, {report.search} search; "
         f"split {report.split}; embeddings: {report.embeddings}"
@@ -234,14 +265,16 @@ def inspected(report: InspectReport) -> None:
     table(head, rows, title=f"{report.table}: {report.rows} rows (instances: min / median / max)")
     for name, s in report.splits.items():
         if s.histogram:
-            _histogram(f"instances a label, {shown(name) or '(none)'}", s.histogram)
+            out(f"instances a label, {shown(name) or '(none)'}")
+            for line in one_side(s.histogram, sign()):
+                _styled(line)
     if report.images:
         _images(report)
     if report.suggested:
         labels, instances = report.suggested["n_labels"], report.suggested["n_instances"]
         out(f"suggested sampler: {{name: balanced, n_labels: {labels}, n_instances: {instances}}}")
         for reason in report.suggested["why"]:
-            out(f"  {reason}")
+            said(f"  {reason}")
 
 
 def _findings(findings: Sequence[Finding]) -> None:
@@ -251,13 +284,17 @@ def _findings(findings: Sequence[Finding]) -> None:
         out(f"{finding.severity}: {finding.message} [{finding.code}]")
 
 
-def _histogram(title: str, bins: Sequence[tuple[str, int]]) -> None:
-    most = max(count for _, count in bins)
-    rows = [
-        [name, str(count), "#" * max(1, round(24 * count / most)) if count else ""] for name, count in bins
-    ]
-    out(title)
-    out(plain(["", "", ""], rows, numbers_from=9))
+def _styled(parts: Sequence[tuple[str, str]]) -> None:
+    """One line of parts, in colour where stdout is a terminal that has it."""
+    if not sys.stdout.isatty():
+        out("".join(text for text, _ in parts).rstrip())
+        return
+    from rich.console import Console
+    from rich.text import Text
+
+    line = Text.assemble(*parts)
+    line.rstrip()
+    Console(highlight=False, emoji=False).print(line, soft_wrap=True)
 
 
 def _images(report: InspectReport) -> None:
@@ -266,7 +303,7 @@ def _images(report: InspectReport) -> None:
         f"{side} {' / '.join(map(_cell, images[side]))}" for side in ("width", "height") if images.get(side)
     ]
     formats = ", ".join(f"{count} {name}" for name, count in (images.get("formats") or {}).items())
-    out(
+    said(
         f"images (min / median / max): {'; '.join(parts)}; {formats}; "
         f"{images['checked']} of {images['images']} looked at"
     )

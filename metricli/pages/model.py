@@ -126,6 +126,8 @@ class Pictures(_Part):
     root: str
     gallery_root: str
     max_pixels: int
+    postprocessors: list[str] = []
+    """What has changed the order that the distances give."""
     metric: str
     """By which the queries are sorted; "" without ranking metrics."""
     columns: list[str]

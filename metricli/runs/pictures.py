@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -29,13 +29,14 @@ from metricli.pages.model import (
     QueryRow,
     Shown,
 )
+from metricli.reports import PairHistogram
 from metricli.runs.directory import environment
 from metricli.runs.evaluate import Evaluation
 from metricli.runs.panels import panels_of
 from metricli.runs.protocol import Protocol
 from metricli.specs.validate import ValidationSpec
 
-__all__ = ["MOST_LABELS", "MOST_POINTS", "MOST_QUERIES", "Catalogue", "pictures_of"]
+__all__ = ["MOST_LABELS", "MOST_POINTS", "MOST_QUERIES", "Catalogue", "pair_histogram", "pictures_of"]
 
 MOST_POINTS = 1000
 """Of the map."""
@@ -124,9 +125,6 @@ def pictures_of(
     metric = _leading(values, validation)
     shown = _columns(values, metric)
     known = Catalogue(protocol, found.result, validation.distance)
-    counts = distance_counts(
-        known.queries, known.gallery, exclude=protocol.exclude, distance=validation.distance
-    )
     by = values[metric] if metric else None
     untouched = not validation.postprocessors and validation.search.index is None
     panels = panels_of(known, by, searchable=untouched)
@@ -137,6 +135,7 @@ def pictures_of(
         root=str(protocol.judged.rows.root.absolute()),
         gallery_root=str(protocol.gallery_rows.root.absolute()),
         max_pixels=max_pixels,
+        postprocessors=[spec.name for spec in validation.postprocessors],  # type: ignore[attr-defined]
         metric=metric,
         columns=list(shown),
         queries=len(protocol.queries),
@@ -148,12 +147,7 @@ def pictures_of(
         },
         panels=panels,
         categories_in_all=len(protocol.categories),
-        distances=DistanceBars(
-            edges=counts.edges.tolist(),
-            genuine=counts.genuine.tolist(),
-            impostor=counts.impostor.tolist(),
-            is_exact=counts.is_exact,
-        ),
+        distances=DistanceBars(**asdict(_counted(known))),
         map=_map(known),
         hubs=_hubs(known),
         labels=labels,
@@ -164,6 +158,19 @@ def pictures_of(
         spec=dict(spec or {}),
         env=environment(),
         command=command,
+    )
+
+
+def pair_histogram(found: Evaluation, validation: ValidationSpec) -> PairHistogram:
+    """The distances of all pairs of an evaluation, or of many that are drawn."""
+    return _counted(Catalogue(found.protocol, found.result, validation.distance))
+
+
+def _counted(known: Catalogue) -> PairHistogram:
+    exclude = known.protocol.exclude
+    counts = distance_counts(known.queries, known.gallery, exclude=exclude, distance=known.distance)
+    return PairHistogram(
+        counts.edges.tolist(), counts.genuine.tolist(), counts.impostor.tolist(), counts.is_exact
     )
 
 

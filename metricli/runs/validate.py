@@ -34,7 +34,7 @@ from metricli.runs.parts import (
     take_split,
 )
 from metricli.runs.per_query import write_per_query
-from metricli.runs.pictures import pictures_of
+from metricli.runs.pictures import pair_histogram, pictures_of
 from metricli.runs.processes import ALONE, World, joined
 from metricli.runs.protocol import Judged
 from metricli.runs.reporting import Shown, validate_command
@@ -212,6 +212,7 @@ def validate_report(
         search="exact" if validation.search.index is None else f"approximate ({validation.search.index})",
         protocol=document,
         write=partial(_write, found, validation, shown),
+        count=partial(pair_histogram, found, validation),
     )
 
 

@@ -1,6 +1,9 @@
 """What each command prints where: data to stdout, the rest to stderr, one document with --json."""
 
+import csv
+import itertools
 import json
+import re
 
 from tests.cli.conftest import FIGURES, METRICS, VALIDATE_KEYS, listing, metrics_text
 
@@ -54,10 +57,12 @@ INSPECT_KEYS = ["schema_version", "table", "rows", "findings", "splits", "images
 def test_train_prints_its_report_on_stdout_and_its_progress_on_stderr(cli, spec, trained, tmp_path):
     done = cli("train", spec, "--run-dir", "run")
     assert done.code == 0
-    assert done.out == metrics_text(trained) + (
+    assert re.sub(r"in \d:\d\d\n", "in 0:00\n", done.out) == metrics_text(trained) + (
         f"best epoch  {trained.best_epoch} of 2 (cmc@1 {trained.monitor_value:.4f})\n"
+        "trained     4 steps in 0:00\n"
         "best        run/checkpoints/best.ckpt\n"
         "last        run/checkpoints/last.ckpt\n"
+        "report      run/report.html\n"
         "next        metricli validate --ckpt run/checkpoints/best.ckpt\n"
     )
     first, *epochs = done.err.splitlines()
@@ -102,10 +107,29 @@ def test_dry_run_tries_everything_and_writes_nothing(cli, spec, tmp_path):
     assert listing(tmp_path) == before
 
 
+def pairs_of_figures():
+    """Genuine and impostor pairs of two images that are not of one sequence, counted in the table."""
+    with FIGURES.open() as file:
+        rows = [row for row in csv.DictReader(file) if row["split"] == "validation"]
+    counts = [0, 0]
+    for query, item in itertools.product(rows, rows):
+        seen = query["is_query"] == item["is_gallery"] == "true" and query is not item
+        if seen and not (query["sequence"] and query["sequence"] == item["sequence"]):
+            counts[query["label"] != item["label"]] += 1
+    return counts
+
+
 def test_validate(cli, trained):
     done = cli("validate", "--ckpt", trained.best_ckpt)
     assert (done.code, done.err) == (0, "")
-    assert done.out == metrics_text(trained) + (
+    assert done.out.startswith(metrics_text(trained))
+    title, head, *lines, nothing, last, summary = done.out.removeprefix(metrics_text(trained)).splitlines()
+    assert title == "cosine distances between the embeddings of {:,} genuine and {:,} impostor pairs".format(
+        *pairs_of_figures()
+    )
+    assert (head.split(), len(lines), nothing) == (["genuine", "impostor"], 12, "")
+    assert all(re.match(r" *\d\.\d{3} to \d\.\d{3}( +(\d+\.\d|<0\.1) % +#+){0,2}$", line) for line in lines)
+    assert f"{last}\n{summary}\n" == (
         "95% intervals: bootstrap over labels; too narrow where there are fewer than 10\n"
         "90 queries (0 without match), 90 gallery rows; cosine distance, exact search; split validation; "
         f"embeddings: {trained.best_ckpt}\n"

@@ -7,7 +7,15 @@ import re
 import pytest
 
 from metricli.cli import progress, render
-from metricli.reports import Comparison, Flips, MetricDifference, TrainReport, ValidateReport
+from metricli.cli.bars import two_sides
+from metricli.reports import (
+    Comparison,
+    Flips,
+    MetricDifference,
+    PairHistogram,
+    TrainReport,
+    ValidateReport,
+)
 
 ROW = {
     "epoch": 3,
@@ -235,3 +243,115 @@ def test_a_failure_on_a_terminal_takes_the_place_of_a_bar_that_was_left(monkeypa
         assert fail(WorkerError("rank 0 is gone"), as_json=False) == 6
         tidy = "\r\x1b[2K\x1b[?25h" if terminal else ""
         assert stream.getvalue() == f"{tidy}error: rank 0 is gone\n"
+
+
+def test_words_in_a_pipe_are_broken_between_them_and_nowhere_else(capfd):
+    reporter = progress.PlainReporter()
+    path = "/a/long/path-with-hyphens" * 12
+    reporter.warn("word " * 90 + path)
+    reporter.say("short")
+    reporter.epoch(ROW | {f"metric@{k}": 0.5 for k in range(40)})
+    reporter.begin("epoch 1/4", 10, "step")
+    reporter.said -= 60
+    reporter.advance(1, dict.fromkeys(progress.LIVE, 0.5))
+    lines = capfd.readouterr().err.splitlines()
+    whole = [line for line in lines if line.strip() != path]
+    assert len(lines) == len(whole) + 1
+    assert max(map(len, whole)) <= 200
+    assert " ".join(" ".join(lines[:4]).split()) == "warning: " + "word " * 90 + path
+    assert lines[4] == "short"
+    assert lines[5].startswith("epoch 3/20  loss 0.1235")
+    assert lines[5].endswith("12.3 s  best")
+    assert lines[6].startswith("epoch 1/4: 1/10 steps, loss 0.5000")
+
+
+def test_many_metrics_in_a_pipe_are_several_tables(capfd):
+    names = [f"precision_capped@{k}" for k in range(1, 25)]
+    metrics = {category: {name: k / 100 for k, name in enumerate(names)} for category in ("OVERALL", "ring")}
+    render.metrics_table(metrics, {}, 0.95)
+    lines = capfd.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 200
+    heads = [line.split() for line in lines if "precision" in line]
+    assert len(heads) > 1
+    assert [name for head in heads for name in head] == names
+    values = [value for line in lines if line.startswith("ring") for value in line.split()[1:]]
+    assert values == [f"{k / 100:.4f}" for k in range(24)]
+
+
+def test_a_run_in_a_pipe_has_no_escape_codes_and_no_long_lines(cli, spec):
+    ks = ", ".join(map(str, range(1, 13)))
+    metrics = f"validation.metrics={{cmc: [{ks}], precision: [{ks}], recall: [{ks}], map: [1, 5], mrr: true}}"
+    done = cli("train", spec, metrics, "validation.monitor=cmc@1", "training.log_every_steps=1")
+    assert done.code == 0, done.err
+    lines = (done.out + done.err).splitlines()
+    assert "\x1b" not in done.out + done.err
+    assert "\r" not in done.out + done.err
+    assert max(map(len, lines)) <= 200
+    assert done.out.splitlines()[-6].startswith("best epoch  ")
+    assert [line.split()[0] for line in done.out.splitlines()[-5:]] == [
+        "trained",
+        "best",
+        "last",
+        "report",
+        "next",
+    ]
+
+
+PAIRS = PairHistogram(
+    edges=[0, 0.5, 1.0, 1.5, 2.0], genuine=[6, 2, 0, 0], impostor=[0, 1, 9_999, 0], is_exact=False
+)
+
+
+@pytest.mark.parametrize("width", [80, 140])
+def test_a_histogram_of_pairs(width):
+    """Each side as shares of its own total; both bars on one scale, on which the largest share is full."""
+    title, head, *lines = [
+        "".join(text for text, _ in line) for line in two_sides(PAIRS, "cosine", "#", width)
+    ]
+    assert (
+        title
+        == "cosine distances between the embeddings of 8 genuine and 10,000 impostor pairs, drawn at random"
+    )
+    assert head.split() == ["genuine", "impostor"]
+    assert max(map(len, lines)) <= width
+    long = (width - 14 - 24) // 2
+    cells = [line.split() for line in lines]
+    assert [line[:3] for line in cells] == [
+        ["0.000", "to", "0.500"],
+        ["0.500", "to", "1.000"],
+        ["1.000", "to", "1.500"],
+        ["1.500", "to", "2.000"],
+    ]
+    assert cells[0][3:] == ["75.0", "%", "#" * round(0.75 / 0.9999 * long)]
+    assert cells[1][3:] == ["25.0", "%", "#" * round(0.25 / 0.9999 * long), "<0.1", "%", "#"]
+    assert cells[2][3:] == ["100.0", "%", "#" * long]
+    assert cells[3][3:] == []
+    starts = {line.index("#", 14) for line in (lines[0], lines[1])}
+    assert starts == {head.index("genuine")}
+    assert lines[2].index("#") == head.index("impostor")
+
+
+def test_a_terminal_has_blocks_and_colours_and_a_pipe_has_neither(capfd, monkeypatch):
+    report = judged(count=lambda: PAIRS)
+    render.validated(report)
+    piped = capfd.readouterr().out
+    assert "#" in piped
+    assert "█" not in piped
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    render.validated(report)
+    drawn = capfd.readouterr().out
+    assert re.search("\x1b\\[32m█+", drawn), "genuine pairs in green"
+    assert re.search("\x1b\\[31m█+", drawn), "impostor pairs in red"
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.delenv("FORCE_COLOR")
+    render.validated(report)
+    assert "\x1b[3" not in capfd.readouterr().out
+
+
+def test_no_pairs_no_histogram(capfd):
+    nothing = PairHistogram(edges=[0.0, 1.0], genuine=[0], impostor=[0], is_exact=True)
+    render.validated(judged(count=lambda: nothing))
+    assert "distances between" not in capfd.readouterr().out

@@ -19,8 +19,9 @@ from metricli import MetricliError
 from metricli.pages.model import Pictures
 from metricli.pages.thumbnails import Budget, Thumbnails, small_image
 from metricli.pages.validation_page import write_validation_page
+from metricli.plugins.postprocessors import KReciprocal
 from metricli.tables import printable, shortened
-from tests.report.conftest import CATEGORIES, EACH, LABELS, Seen, rows_of, write_table
+from tests.report.conftest import CATEGORIES, EACH, LABELS, Seen, rows_of, spec, write_table
 from tests.report.pages import Page
 
 
@@ -252,3 +253,16 @@ def test_metrics_without_values_of_queries_have_a_page_too(tmp_path: Path) -> No
     assert page.tables["t-metrics"].head == ["group", "eer"]
     assert "Queries drawn at random" in page.text
     assert "The worst queries" not in page.text
+
+
+def test_a_page_says_whose_order_and_whose_distances(hostile: Seen, page: Page, tmp_path: Path) -> None:
+    changed = spec(postprocessors=[KReciprocal(k1=5, k2=3)])
+    metricli.evaluate(hostile.embeddings, hostile.table, validation=changed).save(tmp_path)
+    metricli.report(tmp_path)
+    told = Page((tmp_path / "report.html").read_text(encoding="utf-8")).text
+    for words in (
+        "The order is the one that k_reciprocal made",
+        "between the embeddings, before k_reciprocal",
+    ):
+        assert words in told
+        assert words not in page.text
