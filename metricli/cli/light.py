@@ -6,7 +6,7 @@ import inspect
 from typing import Any
 
 from metricli.cli.launch import print_json
-from metricli.cli.render import out, table
+from metricli.cli.lines import out, table
 from metricli.errors import UsageError
 from metricli.reports import SCHEMA_VERSION
 

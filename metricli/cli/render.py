@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 import shlex
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from textwrap import wrap
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from metricli.cli.bars import one_side, sign, two_sides
+from metricli.cli.lines import columns, out, plain, said, shown, styled, table
 from metricli.cli.progress import WIDEST, span
 from metricli.data.phrases import counted
 from metricli.errors import WorkerError
@@ -30,76 +30,15 @@ from metricli.tables import (
     format_metrics,
     metric_cells,
     printable,
-    printable_lines,
     shortened,
 )
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from metricli.reports import DryRunReport, ParityReport, ValidateReport
 
 
 _MOST = 20
 """Categories, and labels of a comparison, that a terminal shows."""
-
-
-def out(text: str) -> None:
-    """One or more lines on stdout."""
-    print(printable_lines(text))  # noqa: T201
-
-
-def said(text: str) -> None:
-    """A long line on stdout, broken between words where a terminal ends; elsewhere it is one."""
-    width = _columns() if sys.stdout.isatty() else len(text) + 1
-    indent = " " * (len(text) - len(text.lstrip()) + 2)
-    options: dict[str, Any] = {"break_long_words": False, "break_on_hyphens": False}
-    for line in wrap(printable(text), width, subsequent_indent=indent, **options):
-        out(line)
-
-
-def table(
-    head: Sequence[str], rows: Iterable[Sequence[str]], *, title: str = "", numbers_from: int = 1
-) -> None:
-    """A table: rich where stdout is a terminal, else plain columns that are never cut."""
-    head, body = list(map(printable, head)), [list(map(printable, row)) for row in rows]
-    if not sys.stdout.isatty():
-        if title:
-            out(title)
-        out(plain(head, body, numbers_from=numbers_from))
-        return
-    from rich.console import Console
-
-    if title:
-        _styled([(printable(title), "bold")])
-    console = Console(highlight=False, emoji=False)
-    console.print(_rich(head, body, numbers_from), soft_wrap=False)
-
-
-def plain(head: Sequence[str], body: Sequence[Sequence[str]], *, numbers_from: int = 1) -> str:
-    """Columns apart by two spaces, those from `numbers_from` on to the right."""
-    lines = [list(head), *map(list, body)] if any(head) else [list(row) for row in body]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))] if lines else []
-    return "\n".join(
-        "  ".join(
-            cell.rjust(width) if i >= numbers_from else cell.ljust(width)
-            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
-        for line in lines
-    )
-
-
-def _rich(head: Sequence[str], body: Sequence[Sequence[str]], numbers_from: int) -> Table:
-    from rich import box
-    from rich.table import Table
-    from rich.text import Text
-
-    made = Table(box=box.SIMPLE_HEAD)
-    for i, name in enumerate(head):
-        made.add_column(Text(name), justify="right" if i >= numbers_from else "left", overflow="fold")
-    for row in body:
-        made.add_row(*map(Text, row))
-    return made
 
 
 def metrics_table(metrics: Metrics, intervals: Intervals, confidence: float) -> None:
@@ -117,7 +56,7 @@ def metrics_table(metrics: Metrics, intervals: Intervals, confidence: float) -> 
             out(format_metrics(cut, intervals, confidence))
         return
     kept = list(metrics)[: _MOST + 1]  # OVERALL is the first
-    broad = _columns()
+    broad = columns()
     room = broad - min(max(len(printable(category)) for category in kept), broad // 3) - 4
     widths = {name: max(len(name), 12 if name in intervals.get(OVERALL, {}) else 6) + 3 for name in names}
     for part in _parts(widths, room):
@@ -125,12 +64,6 @@ def metrics_table(metrics: Metrics, intervals: Intervals, confidence: float) -> 
         table(["", *part], [[shortened(first, broad // 3), *cells] for first, *cells in lines])
     if more := len(metrics) - len(kept):
         out(f"and {more} more categor{'ies' if more > 1 else 'y'}, see --json")
-
-
-def _columns() -> int:
-    from shutil import get_terminal_size
-
-    return get_terminal_size().columns
 
 
 def _parts(widths: Mapping[str, int], room: int) -> list[list[str]]:
@@ -177,9 +110,9 @@ def validated(report: ValidateReport) -> None:
     metrics_table(report.metrics, report.intervals, report.confidence)
     pairs = report.pair_histogram()
     if pairs is not None:
-        width = min(_columns(), 120) if sys.stdout.isatty() else 80
+        width = min(columns(), 120) if sys.stdout.isatty() else 80
         for parts in two_sides(pairs, report.distance, sign(), width):
-            _styled(parts)
+            styled(parts)
         out("")
     for line in _thresholds(report.thresholds):
         out(line)
@@ -196,7 +129,7 @@ def validated(report: ValidateReport) -> None:
     )
     if report.comparison is not None:
         out("")
-        shown = {"most": _MOST, "width": _columns()} if sys.stdout.isatty() else {}
+        shown = {"most": _MOST, "width": columns()} if sys.stdout.isatty() else {}
         out(format_comparison(report.comparison, **shown))
 
 
@@ -267,7 +200,7 @@ def inspected(report: InspectReport) -> None:
         if s.histogram:
             out(f"instances a label, {shown(name) or '(none)'}")
             for line in one_side(s.histogram, sign()):
-                _styled(line)
+                styled(line)
     if report.images:
         _images(report)
     if report.suggested:
@@ -284,19 +217,6 @@ def _findings(findings: Sequence[Finding]) -> None:
         out(f"{finding.severity}: {finding.message} [{finding.code}]")
 
 
-def _styled(parts: Sequence[tuple[str, str]]) -> None:
-    """One line of parts, in colour where stdout is a terminal that has it."""
-    if not sys.stdout.isatty():
-        out("".join(text for text, _ in parts).rstrip())
-        return
-    from rich.console import Console
-    from rich.text import Text
-
-    line = Text.assemble(*parts)
-    line.rstrip()
-    Console(highlight=False, emoji=False).print(line, soft_wrap=True)
-
-
 def _images(report: InspectReport) -> None:
     images = report.images
     parts = [
@@ -307,8 +227,3 @@ def _images(report: InspectReport) -> None:
         f"images (min / median / max): {'; '.join(parts)}; {formats}; "
         f"{images['checked']} of {images['images']} looked at"
     )
-
-
-def shown(name: str) -> str:
-    """A user's word, with control characters made visible."""
-    return name if name.isprintable() else repr(name)

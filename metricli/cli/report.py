@@ -15,6 +15,6 @@ def report(
 ) -> None:
     """Make report.html of a run, or of a validation, again."""
     from metricli import api
-    from metricli.cli.render import out
+    from metricli.cli.lines import out
 
     out(str(api.report(folder)))

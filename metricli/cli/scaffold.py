@@ -9,7 +9,7 @@ import shutil
 from pathlib import Path
 from string import Template
 
-from metricli.cli.render import out
+from metricli.cli.lines import out
 from metricli.cli.scaffolds import PARTS
 from metricli.cli.scaffolds.package import PACKAGE, PYPROJECT, README, TEST
 from metricli.errors import ResourceError, UsageError

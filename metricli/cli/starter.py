@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from metricli.cli.lines import out
+from metricli.cli.lines import table as print_table
 from metricli.cli.progress import reporter
-from metricli.cli.render import out
-from metricli.cli.render import table as print_table
 from metricli.errors import UsageError
 from metricli.tables import printable
 

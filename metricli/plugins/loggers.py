@@ -26,7 +26,7 @@ class TrackerSpec(LoggerSpec):
     package: ClassVar[str]
     """The module that must be there."""
     component: ClassVar[str]
-    """The logger's name in components/trackers.py."""
+    """A module of `metricli.components` and its logger."""
 
     def check(self, spec: Any, table: TableFacts | None) -> list[Problem]:
         """The package must be there, and a key for what is sent, before the run starts; once in a spec."""
@@ -46,10 +46,9 @@ class TrackerSpec(LoggerSpec):
 
     def build(self, *, run_dir: Path) -> Logger:
         """A `TrackerLogger`, which opens the tracker when the run starts."""
-        from metricli.components import trackers
-
-        settings = self.model_dump(exclude={"name"})
-        logger: Logger = getattr(trackers, self.component)(run_dir, **settings)
+        module, name = self.component.split(".")
+        found = importlib.import_module(f"metricli.components.{module}")
+        logger: Logger = getattr(found, name)(run_dir, **self.model_dump(exclude={"name"}))
         return logger
 
 
@@ -71,7 +70,7 @@ class TensorBoard(TrackerSpec):
     name: Literal["tensorboard"] = "tensorboard"
 
     package: ClassVar[str] = "tensorboard"
-    component: ClassVar[str] = "TensorBoardLogger"
+    component: ClassVar[str] = "trackers.TensorBoardLogger"
 
 
 class Wandb(ProjectSpec):
@@ -83,7 +82,7 @@ class Wandb(ProjectSpec):
     group: str | None = Field(None, description="group that the run belongs to in the project")
 
     package: ClassVar[str] = "wandb"
-    component: ClassVar[str] = "WandbLogger"
+    component: ClassVar[str] = "trackers.WandbLogger"
 
     def missing_key(self) -> str:
         """Online needs WANDB_API_KEY or a login in ~/.netrc."""
@@ -104,7 +103,7 @@ class MLflow(ProjectSpec):
     )
 
     package: ClassVar[str] = "mlflow"
-    component: ClassVar[str] = "MLflowLogger"
+    component: ClassVar[str] = "trackers.MLflowLogger"
 
 
 class ClearML(ProjectSpec):
@@ -114,7 +113,7 @@ class ClearML(ProjectSpec):
     mode: Literal["offline", "online"] = Field("offline", description="online: send while the run goes on")
 
     package: ClassVar[str] = "clearml"
-    component: ClassVar[str] = "ClearMLLogger"
+    component: ClassVar[str] = "other_trackers.ClearMLLogger"
 
     def missing_key(self) -> str:
         """Online needs its variables or its file of settings."""
@@ -131,7 +130,7 @@ class Comet(ProjectSpec):
     workspace: str | None = Field(None, description="workspace of the project; null: your default")
 
     package: ClassVar[str] = "comet_ml"
-    component: ClassVar[str] = "CometLogger"
+    component: ClassVar[str] = "trackers.CometLogger"
 
     def missing_key(self) -> str:
         """Online needs COMET_API_KEY or its file of settings."""
@@ -151,7 +150,7 @@ class Aim(ProjectSpec):
     )
 
     package: ClassVar[str] = "aim"
-    component: ClassVar[str] = "AimLogger"
+    component: ClassVar[str] = "trackers.AimLogger"
 
 
 class SwanLab(ProjectSpec):
@@ -166,7 +165,7 @@ class SwanLab(ProjectSpec):
     workspace: str | None = Field(None, description="workspace of the project; null: your default")
 
     package: ClassVar[str] = "swanlab"
-    component: ClassVar[str] = "SwanLabLogger"
+    component: ClassVar[str] = "other_trackers.SwanLabLogger"
 
     def missing_key(self) -> str:
         """Online needs SWANLAB_API_KEY or a login."""
@@ -186,7 +185,7 @@ class Trackio(ProjectSpec):
     )
 
     package: ClassVar[str] = "trackio"
-    component: ClassVar[str] = "TrackioLogger"
+    component: ClassVar[str] = "other_trackers.TrackioLogger"
 
 
 class DVCLive(TrackerSpec):
@@ -198,7 +197,7 @@ class DVCLive(TrackerSpec):
     )
 
     package: ClassVar[str] = "dvclive"
-    component: ClassVar[str] = "DVCLiveLogger"
+    component: ClassVar[str] = "other_trackers.DVCLiveLogger"
 
 
 def _no_key(mode: str, there: bool, variables: str, login: str) -> str:

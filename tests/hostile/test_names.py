@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from metricli.cli import progress, render
+from metricli.cli import lines, progress
 from metricli.tables import printable
 from tests.hostile.cases import FINE, HOSTILE, Case
 from tests.hostile.names import SINGLE, name_cases, table_of
@@ -72,8 +72,8 @@ def test_a_terminal_gets_no_markup_and_no_escape_of_a_name(monkeypatch, name):
     monkeypatch.setenv("COLUMNS", "200000")
     for stream in ("stdout", "stderr"):
         monkeypatch.setattr(sys, stream, _Terminal())
-    render.table(["", name], [[name, "1"]], title=name)
-    render.out(name)
+    lines.table(["", name], [[name, "1"]], title=name)
+    lines.out(name)
     live = progress.LiveReporter()
     live.say(name)
     live.warn(name)

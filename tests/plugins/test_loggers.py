@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import metricli.components.other_trackers
 import metricli.components.trackers  # noqa: F401  (before a package is stood in for)
 from metricli.specs.kinds import LoggerSpec
 from metricli.testing import check_plugin
