@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -79,9 +80,20 @@ def meet(command: faults.Command, fault: str) -> None:
         command.process.send_signal(signal.SIGTERM if fault == "SIGTERM" else signal.SIGKILL)
 
 
-@pytest.mark.parametrize("fault", FAULTS)
-@pytest.mark.parametrize("verb", ["train", "predict"])
-@pytest.mark.parametrize("launcher", ["agent", "torchrun"])
+IN_CI = {
+    *(("agent", "train", fault) for fault in FAULTS),
+    ("agent", "predict", "raise"),
+    ("agent", "predict", "parent"),
+    ("torchrun", "train", "raise"),
+    ("torchrun", "predict", "kill"),
+}
+MATRIX = [
+    pytest.param(*case, marks=() if case in IN_CI else pytest.mark.long)
+    for case in product(["agent", "torchrun"], ["train", "predict"], FAULTS)
+]
+
+
+@pytest.mark.parametrize(("launcher", "verb", "fault"), MATRIX)
 def test_a_fault_ends_all(
     launcher: str, verb: str, fault: str, site: Path, ckpt: Path, tmp_path: Path
 ) -> None:

@@ -131,7 +131,7 @@ CODES = {
     "SIGKILL of a worker": 6,
 }
 ALONE = [how for how in CODES if "rank" not in how]
-IN_CI = {("alone", "SIGKILL", 2), ("alone", "SIGUSR1 to all", 2), ("agent", "SIGKILL", 0)}
+IN_CI = {("alone", "SIGKILL", 2), ("agent", "SIGKILL", 0)}
 MATRIX = [
     pytest.param(*case, marks=() if case in IN_CI else pytest.mark.long)
     for case in [

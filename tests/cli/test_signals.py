@@ -140,7 +140,9 @@ def stopped_in_validation(place: Path, signalled: int, what: str) -> tuple[int, 
 
 
 @pytest.mark.xdist_group("worlds")
-@pytest.mark.parametrize(("signalled", "what"), [(0, "batch"), (1, "batch"), (1, "search")])
+@pytest.mark.parametrize(
+    ("signalled", "what"), [pytest.param(0, "batch", marks=pytest.mark.long), (1, "batch"), (1, "search")]
+)
 def test_a_signal_to_one_rank_ends_the_validation_of_all(
     worlds: Worlds, tmp_path: Path, signalled: int, what: str
 ) -> None:

@@ -115,7 +115,7 @@ def alone(table: Any) -> dict[str, Gradients]:
     return gradients(losses() | ways(), table, "fp64")
 
 
-@pytest.mark.parametrize("size", [2, 3, 4])
+@pytest.mark.parametrize("size", [2, 3, pytest.param(4, marks=pytest.mark.long)])
 def test_every_loss_has_the_gradients_of_one_process(
     worlds: Worlds, alone: dict[str, Gradients], table: Any, size: int
 ) -> None:
