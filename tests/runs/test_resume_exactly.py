@@ -76,6 +76,7 @@ WORKERS = {"0 to 4": (0, 4), "4 to 0": (4, 0), "2 to 4": (2, 4)}
 
 
 @pytest.mark.long
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")
 @pytest.mark.parametrize("before_and_after", WORKERS.values(), ids=list(WORKERS))
 def test_the_workers_may_change(
     table: Path, damaged: Path, tmp_path: Path, before_and_after: tuple[int, int]
