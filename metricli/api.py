@@ -385,11 +385,15 @@ def inspect_dataset(
         on_progress: called with (images done, images in all).
 
     Raises:
+        UsageError: `html` is no name of a page, or would replace a file that is none.
         DataError: the table cannot be read at all; anything less is a finding of the report.
         ResourceError: the page cannot be written.
     """
     from metricli.data.inspection import inspect_table
+    from metricli.data.writing import require_page
 
+    if html is not None:
+        require_page(Path(html), "--html")
     if Path(table).suffix not in (".yaml", ".yml"):
         found = inspect_table(table, root=root, deep=deep, on_progress=on_progress)
         _write_dataset_page(html, found, root, deep)
@@ -398,7 +402,8 @@ def inspect_dataset(
     from metricli.specs.load import load_spec
     from metricli.specs.validate import ValidateSpec
 
-    data = load_spec(table, ValidateSpec).spec.data
+    spec = load_spec(table, ValidateSpec).spec
+    data = spec.data
     if data is None:
         raise UsageError(f"the spec {str(table)!r} has no data block", hint="give data: {table: ...}")
     found = inspect_table(
@@ -407,6 +412,7 @@ def inspect_dataset(
         deep=deep,
         max_pixels=data.max_pixels,
         allow_outside_root=data.allow_outside_root,
+        own_gallery=spec.validation.gallery_table is None,
         on_progress=on_progress,
     )
     _write_dataset_page(html, found, root or data.root, deep, max_pixels=data.max_pixels)
@@ -425,8 +431,9 @@ def _write_dataset_page(
         return
     from metricli.pages.dataset_page import write_dataset_page
 
-    words = ["metricli", "inspect-dataset", found.table, *(["--root", str(root)] if root else [])]
-    words += [*(["--deep"] if deep else []), "--html", str(html)]
+    words = ["metricli", "inspect-dataset", str(Path(found.table).absolute())]
+    words += ["--root", str(Path(root).absolute())] if root else []
+    words += [*(["--deep"] if deep else []), "--html", str(Path(html).absolute())]
     write_dataset_page(found, Path(html), root=root, command=words, max_pixels=max_pixels)
 
 

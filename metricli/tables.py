@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
+from textwrap import wrap
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from metricli.reports import Comparison, Intervals, MetricDifference, Metrics
 
 __all__ = [
+    "WIDEST",
+    "aligned",
+    "broken",
     "cell",
     "format_comparison",
     "format_metrics",
@@ -17,7 +21,11 @@ __all__ = [
     "printable",
     "printable_lines",
     "shortened",
+    "width_of",
 ]
+
+WIDEST = 200
+"""Characters of a line off a terminal, as far as it can be broken between words."""
 
 
 def metric_cells(
@@ -42,14 +50,8 @@ def _range(interval: tuple[float, float] | None) -> str:
 def format_metrics(metrics: Metrics, intervals: Intervals | None = None, confidence: float = 0.95) -> str:
     """Metrics as plain aligned text: a line for OVERALL and each category, four decimals, and intervals."""
     names = list(dict.fromkeys(name for row in metrics.values() for name in row))
-    head = ["", *names]
     body = metric_cells(metrics, intervals or {}, confidence, names)
-    widths = [max(len(line[i]) for line in [head, *body]) for i in range(len(head))]
-    lines = []
-    for line in [head, *body]:
-        cells = [line[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(line[1:], widths[1:], strict=True))]
-        lines.append("  ".join(cells).rstrip())
-    return "\n".join(lines)
+    return "\n".join(aligned([["", *names], *body], left=(0,)))
 
 
 def printable(text: str) -> str:
@@ -98,7 +100,7 @@ def format_comparison(comparison: Comparison, *, most: int | None = None, width:
     if shown:
         table = [["label", "gained", "lost"]]
         table += [[_name(label, longest), str(gained), str(lost)] for label, gained, lost in shown]
-        lines += _aligned(table, left=(0,))
+        lines += aligned(table, left=(0,))
     if more := len(flips.labels) - len(shown):
         lines.append(f"and {more} more label{'s' if more > 1 else ''}, see --json")
     lines += ["", *(f"note: {printable(note)}" for note in found.notes)] if found.notes else []
@@ -117,12 +119,12 @@ def _differences(
     for category, row in named:
         for place, (metric, entry) in enumerate(row.items()):
             rows.append([category if place == 0 else "", metric, *_cells(entry)])
-    lines = _aligned(rows, left=(0, 1, 7))
+    lines = aligned(rows, left=(0, 1, 7))
     if width is None or max(map(len, lines)) <= width:
         return lines
     lines = []
     for columns, left in (((4, 5, 7), (0, 3)), ((2, 3, 6), (0,))):
-        part = _aligned([[f" {cells[1]}", *(cells[i] for i in columns)] for cells in rows], left=left)
+        part = aligned([[f" {cells[1]}", *(cells[i] for i in columns)] for cells in rows], left=left)
         lines += [""] if lines else []
         for cells, line in zip(rows, part, strict=True):
             lines += [cells[0], line] if cells[0] else [line]
@@ -139,13 +141,33 @@ def _cells(entry: MetricDifference) -> list[str]:
     return [cell(entry.theirs), cell(entry.ours), f"{entry.difference:+.4f}", between, p, entry.verdict]
 
 
-def _aligned(rows: list[list[str]], *, left: tuple[int, ...]) -> list[str]:
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+def aligned(rows: Sequence[Sequence[str]], *, left: Container[int]) -> list[str]:
+    """Rows of cells as lines of columns, two spaces apart, those of `left` to the left."""
+    widths = [max(map(width_of, column)) for column in zip(*rows, strict=True)]
     lines = []
     for row in rows:
-        cells = [
-            cell.ljust(width) if place in left else cell.rjust(width)
-            for place, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ]
+        cells = []
+        for place, (text, width) in enumerate(zip(row, widths, strict=True)):
+            room = " " * (width - width_of(text))
+            cells.append(text + room if place in left else room + text)
         lines.append("  ".join(cells).rstrip())
+    return lines
+
+
+def width_of(text: str) -> int:
+    """The columns that a text takes: two for each wide character, such as a Chinese one."""
+    if text.isascii():
+        return len(text)
+    from rich.cells import cell_len
+
+    return cell_len(text)
+
+
+def broken(text: str, most: int = WIDEST) -> list[str]:
+    """Its lines, each broken between words where it has more than `most` characters; a word stays whole."""
+    lines: list[str] = []
+    for line in text.split("\n"):
+        indent = " " * (len(line) - len(line.lstrip()) + 2)
+        parts = wrap(line, most, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
+        lines += parts if len(line) > most else [line]
     return lines

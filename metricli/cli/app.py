@@ -139,10 +139,11 @@ def validate(
     from metricli import api
     from metricli.cli import gates, render
     from metricli.cli.progress import reporter
+    from metricli.cli.report import write_page
     from metricli.errors import MetricliError
 
     spec, overrides = spec_and_overrides(words)
-    limits = gates.parse(fail_under or [])
+    limits, live = gates.parse(fail_under or []), reporter(quiet=quiet)
     gates.check_folder(out)
     report = api.validate(
         spec,
@@ -156,7 +157,7 @@ def validate(
         gpus=gpus,
         device=device,
         require=[limit.metric for limit in limits],
-        reporter=reporter(quiet=quiet),
+        reporter=live,
     )
     if not placement().is_main:  # one process writes, speaks and holds the gate
         return
@@ -165,7 +166,7 @@ def validate(
     try:
         if out is not None:
             report.save(out)
-            api.report(out)
+            write_page(out, live)
         if limits:
             more["gate"] = [limit.check(report.metrics) for limit in limits]
     except MetricliError as error:  # the metrics are there, and may have cost hours: show them first
@@ -267,6 +268,8 @@ def inspect_dataset(
         report = api.inspect_dataset(table, root=root, deep=deep, html=html, on_progress=on_progress)
     finally:
         live.end()
+    if html is not None:
+        live.say(f"report {html}")
     show(report, render.inspected, as_json=as_json)
     if report.errors:
         raise typer.Exit(3)

@@ -105,6 +105,9 @@ def check_folder(folder: Path | None) -> None:
     """
     if folder is None:
         return
+    if (folder / "spec.resolved.yaml").exists():
+        what = f"--out {str(folder)!r} is a run, which has a report of its own"
+        raise UsageError(what, hint="give another folder, such as one below it")
     there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
     if not there.is_dir():
         what = "is a file" if there == folder else f"lies below the file {str(there)!r}"

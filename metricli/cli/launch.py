@@ -18,7 +18,7 @@ from metricli.cli.requeue import with_default_code
 from metricli.cli.signals import end_quietly, leave_at_second, leave_last, raised
 from metricli.errors import Interrupted, MetricliError, ResourceError, Terminated, UsageError, interruption
 from metricli.placement import placement
-from metricli.tables import printable_lines, shortened
+from metricli.tables import broken, printable_lines, shortened
 
 _UNASKABLE = (errno.ENAMETOOLONG, errno.EACCES, errno.EPERM)
 """What already the question raises whether there is a file."""
@@ -149,7 +149,7 @@ def fail(error: MetricliError, *, as_json: bool) -> int:
     if sys.stderr.isatty() and os.environ.get("TERM", "dumb") != "dumb":
         sys.stderr.write(_TIDY)
     _Stderr.has_error = True
-    print(f"error: {printable_lines(str(error))}", file=sys.stderr)  # noqa: T201
+    print("\n".join(broken(f"error: {printable_lines(str(error))}")), file=sys.stderr)  # noqa: T201
     if as_json and not _Stdout.has_document:  # a failure after the work stands in the document of the work
         print_json({"error": error.to_dict()})
     return error.exit_code

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Sequence
-from textwrap import wrap
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from metricli.tables import printable, printable_lines
+from metricli.tables import aligned, broken, printable, printable_lines
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -21,9 +20,7 @@ def out(text: str) -> None:
 def said(text: str) -> None:
     """A long line on stdout, broken between words where a terminal ends; elsewhere it is one."""
     width = columns() if sys.stdout.isatty() else len(text) + 1
-    indent = " " * (len(text) - len(text.lstrip()) + 2)
-    options: dict[str, Any] = {"break_long_words": False, "break_on_hyphens": False}
-    for line in wrap(printable(text), width, subsequent_indent=indent, **options):
+    for line in broken(printable(text), width):
         out(line)
 
 
@@ -47,15 +44,8 @@ def table(
 
 def plain(head: Sequence[str], body: Sequence[Sequence[str]], *, numbers_from: int = 1) -> str:
     """Columns apart by two spaces, those from `numbers_from` on to the right."""
-    lines = [list(head), *map(list, body)] if any(head) else [list(row) for row in body]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))] if lines else []
-    return "\n".join(
-        "  ".join(
-            cell.rjust(width) if i >= numbers_from else cell.ljust(width)
-            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
-        for line in lines
-    )
+    rows = [head, *body] if any(head) else body
+    return "\n".join(aligned(rows, left=range(numbers_from)))
 
 
 def _rich(head: Sequence[str], body: Sequence[Sequence[str]], numbers_from: int) -> Table:

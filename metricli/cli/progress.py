@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from collections.abc import Mapping
-from textwrap import wrap
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from metricli.placement import placement
-from metricli.tables import printable
+from metricli.tables import WIDEST, broken, printable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -39,16 +39,8 @@ _SHORT = {
     "uniformity": "unif",
     "memory_drift": "drift",
 }
-_WHOLE_WORDS: dict[str, Any] = {
-    "break_long_words": False,
-    "break_on_hyphens": False,
-    "drop_whitespace": True,
-    "replace_whitespace": False,
-}
 PLAIN_EVERY = 30.0
 """Seconds between two progress lines off a TTY."""
-WIDEST = 200
-"""Characters of a line off a TTY, as far as it can be broken between words."""
 WIDE = 100
 """Columns of a terminal from which on the bar is long."""
 
@@ -72,8 +64,7 @@ class PlainReporter:
 
     def line(self, text: str) -> None:
         """Write one line to stderr; a long one goes on below, indented."""
-        lines = wrap(printable(text), WIDEST, subsequent_indent="  ", **_WHOLE_WORDS) or [""]
-        print("\n".join(lines), file=sys.stderr, flush=True)  # noqa: T201
+        print("\n".join(broken(printable(text))), file=sys.stderr, flush=True)  # noqa: T201
 
     def say(self, message: str) -> None:
         """One line a person wants to know."""
@@ -114,7 +105,7 @@ class PlainReporter:
     def epoch(self, row: Mapping[str, float | int | str]) -> None:
         """One line for an epoch."""
         if not self.quiet:
-            self.line(describe_epoch(row, WIDEST))
+            self.line(describe_epoch(row))
 
 
 class MuteReporter(PlainReporter):
@@ -213,8 +204,8 @@ def describe_epoch(row: Mapping[str, float | int | str], room: int | None = None
 
 def number(value: float, name: str = "") -> str:
     """Four decimals, or three digits and an exponent, as learning rates always have."""
-    if value == 0:
-        return "0"
+    if value == 0 or math.isnan(value):
+        return "-" if value else "0"
     return f"{value:.4f}" if 1e-3 <= abs(value) < 1e4 and name != "lr" else f"{value:.2e}"
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from metricli.cli.bars import one_side, sign, two_sides
 from metricli.cli.lines import columns, out, plain, said, shown, styled, table
-from metricli.cli.progress import WIDEST, span
+from metricli.cli.progress import span
 from metricli.data.phrases import counted
 from metricli.errors import WorkerError
 from metricli.pages.model import PAGE
@@ -25,18 +25,22 @@ from metricli.reports import (
     TrainReport,
 )
 from metricli.tables import (
+    WIDEST,
+    aligned,
     cell,
     format_comparison,
-    format_metrics,
     metric_cells,
     printable,
     shortened,
+    width_of,
 )
 
 if TYPE_CHECKING:
     from metricli.reports import DryRunReport, ParityReport, ValidateReport
 
 
+_NAME = 80
+"""Characters of a category in a pipe."""
 _MOST = 20
 """Categories, and labels of a comparison, that a terminal shows."""
 
@@ -47,13 +51,11 @@ def metrics_table(metrics: Metrics, intervals: Intervals, confidence: float) -> 
         return
     names = list(dict.fromkeys(name for row in metrics.values() for name in row))
     if not sys.stdout.isatty():
-        first = max(len(printable(category)) for category in metrics)
+        first = min(_NAME, max(width_of(printable(category)) for category in metrics))
         for part in _parts({name: max(len(name), 12) + 2 for name in names}, WIDEST - first):
-            cut = {
-                category: {name: row[name] for name in part if name in row}
-                for category, row in metrics.items()
-            }
-            out(format_metrics(cut, intervals, confidence))
+            lines = metric_cells(metrics, intervals, confidence, part)
+            rows = [[shortened(name, _NAME), *cells] for name, *cells in lines]
+            out("\n".join(aligned([["", *part], *rows], left=(0,))))
         return
     kept = list(metrics)[: _MOST + 1]  # OVERALL is the first
     broad = columns()
@@ -82,7 +84,9 @@ def _parts(widths: Mapping[str, int], room: int) -> list[list[str]]:
 def trained(report: TrainReport) -> None:
     """The end of a run: its best metrics, where everything lies, and what to type next."""
     metrics_table(report.metrics, report.intervals, report.confidence)
-    monitored = f" ({report.monitor} {report.monitor_value:.4f})" if report.metrics else ""
+    monitored = f" ({report.monitor} {cell(report.monitor_value)})" if report.metrics else ""
+    if report.metrics and math.isnan(report.monitor_value):
+        monitored = f" (the newest; {report.monitor} has no value)"
     best = _near(report.best_ckpt)
     early = ", stopped early" if report.stopped == "early stopping" else ""
     page = report.run_dir / PAGE
@@ -92,9 +96,14 @@ def trained(report: TrainReport) -> None:
         ["best", best],
         ["last", _near(report.last_ckpt)],
         *([["report", _near(page)]] if page.is_file() else []),
-        ["next", f"metricli validate --ckpt {shlex.quote(best)}"],
+        ["next", f"metricli {_next(report)} --ckpt {shlex.quote(best)}"],
     ]
     out(plain(["", ""], rows, numbers_from=9))
+
+
+def _next(report: TrainReport) -> str:
+    """What to do with a run: what was never judged can only be used."""
+    return "validate" if report.metrics else "predict --out feats.npy"
 
 
 def _near(path: Path) -> str:
@@ -111,7 +120,9 @@ def validated(report: ValidateReport) -> None:
     pairs = report.pair_histogram()
     if pairs is not None:
         width = min(columns(), 120) if sys.stdout.isatty() else 80
-        for parts in two_sides(pairs, report.distance, sign(), width):
+        title, *lines = two_sides(pairs, report.distance, sign(), width)
+        said("".join(text for text, _ in title))
+        for parts in lines:
             styled(parts)
         out("")
     for line in _thresholds(report.thresholds):
@@ -119,7 +130,7 @@ def validated(report: ValidateReport) -> None:
     lows = [low for row in report.intervals.values() for low, _ in row.values()]
     if any(not math.isnan(low) for low in lows):
         share = f"{100 * report.confidence:.6g}%"
-        out(f"{share} intervals: bootstrap over labels; too narrow where there are fewer than 10")
+        said(f"{share} intervals: bootstrap over labels; too narrow where there are fewer than 10")
     elif lows:  # they were asked for
         out("fewer than two labels: no intervals")
     said(

@@ -22,6 +22,8 @@ _SCHEMA = "train.schema.json"
 _COMMENT_AT = 26
 """The column where comments behind a value begin."""
 _LONGEST = 120
+_SAID = ("label-in-two-splits", "no-validation-rows", "single-instance-label")
+"""Warnings that making the table of a folder has said."""
 
 
 def init(
@@ -62,6 +64,8 @@ def init(
     for finding in start.report.findings:
         if finding.severity == "error" and finding.code != "path-outside-root":
             reporter().warn(f"training will refuse {str(source)!r}: {finding.message}")
+        elif finding.severity == "warning" and not (is_folder and finding.code in _SAID):
+            reporter().warn(finding.message)
     if target is None:
         out("\n".join(lines))
         return

@@ -34,6 +34,8 @@ _CHECKS: tuple[Callable[[Subject], Iterator[Finding]], ...] = (
     check_boxes,
 )
 """In the order in which they start: those that share an array are apart, so that none waits for it long."""
+_OF_GALLERY = ("empty-gallery", "one-label-gallery", "query-finds-itself", "query-without-match")
+"""Findings that do not concern a table whose queries search the gallery of another."""
 _THREADS = 3
 """Numpy and arrow let go of the interpreter for most of this work."""
 
@@ -45,6 +47,7 @@ def check_table(
     files: bool = True,
     allow_outside_root: bool = False,
     split: str = "validation",
+    own_gallery: bool = True,
     on_progress: Callable[[int], None] | None = None,
 ) -> list[Finding]:
     """What is wrong with a table, errors first.
@@ -55,6 +58,7 @@ def check_table(
         files: whether to look for the images; without it no file is touched.
         allow_outside_root: whether paths may leave `table.root`.
         split: the split whose queries and gallery will be judged; "all" for every row.
+        own_gallery: whether its queries search its own gallery, not that of another table.
         on_progress: called with how many rows have had their files looked for since the last call.
     """
     subject = Subject(table, need, split)
@@ -63,6 +67,8 @@ def check_table(
         found = [finding for findings in done for finding in findings]
     if allow_outside_root:
         found = [finding for finding in found if finding.code != "path-outside-root"]
+    if not own_gallery:
+        found = [finding for finding in found if finding.code not in _OF_GALLERY]
     if files and not table.files_are_there:
         found += check_files(subject, allow_outside_root=allow_outside_root, on_progress=on_progress)
     return in_order(found)

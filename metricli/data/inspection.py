@@ -31,6 +31,7 @@ def inspect_table(
     deep: bool = False,
     max_pixels: int = DEFAULT_MAX_PIXELS,
     allow_outside_root: bool = False,
+    own_gallery: bool = True,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> InspectReport:
     """Read a table, check it and its files, and measure its images.
@@ -41,13 +42,14 @@ def inspect_table(
         deep: decode every image (on threads) and compare files, instead of reading a sample of headers.
         max_pixels: an image with more is unreadable.
         allow_outside_root: whether paths may leave `root`.
+        own_gallery: whether its queries search its own gallery, not that of another table.
         on_progress: called with images done and images in all.
 
     Raises:
         DataError: the table cannot be read at all, or lacks a column that training needs.
     """
     table = read_table(path, root=root)
-    findings = check_table(table, allow_outside_root=allow_outside_root)
+    findings = check_table(table, allow_outside_root=allow_outside_root, own_gallery=own_gallery)
     images = look_at_images(Subject(table, "train", "validation"), Images(deep, max_pixels, on_progress))
     return InspectReport(
         table=str(path),

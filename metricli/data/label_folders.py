@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -174,10 +174,28 @@ def _split_by_label(
     made.rows = train + judged_rows(judged, "validation")
     if judging:
         made.notes.append(f"open-set split by labels, share {share:g}, seed {seed}: {_counts(made.rows)}")
+        _note_bounds(counts, judging, share, made)
     else:
         why = "as asked" if share <= 0 else "fewer than 4 labels have two images"
         made.doubts.append(f"no label is set apart for validation, {why}: {_counts(made.rows)}")
     _note_singles(made)
+
+
+def _note_bounds(counts: Mapping[str, int], judging: set[str], share: float, made: ImageFolder) -> None:
+    """Say where the share could not be had, for either side needs two labels of several images."""
+    several = [label for label, count in counts.items() if count > 1]
+    taken, wanted = len(judging.intersection(several)), round(share * len(several))
+    if taken < wanted:
+        kept = sorted(set(several) - judging)
+        made.doubts.append(
+            f"a share of {share:g} is {wanted} of {len(several)} labels with two images, and {taken} are set "
+            f"apart: {_listed(kept)} are kept, for training needs two"
+        )
+    elif taken > wanted:
+        made.doubts.append(
+            f"a share of {share:g} is {wanted} of {len(several)} labels with two images, and {taken} are set "
+            "apart, the fewest that can judge"
+        )
 
 
 def _require_two_labels(root: Path, labels: Iterable[str], *, train: bool) -> None:

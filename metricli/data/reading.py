@@ -81,6 +81,8 @@ def read_columns(path: Path, wanted: Sequence[str] = COLUMNS) -> tuple[list[str]
     for magic, (what, hint) in _FOREIGN.items():
         if head.startswith(magic):
             raise DataError(f"{named(path)} is {what}, not a CSV or parquet table", hint=hint)
+    if path.suffix.lower() in (".yaml", ".yml"):
+        raise DataError(f"{named(path)} is a spec, not a table", hint="give the table of its data block")
     is_parquet = head.startswith(b"PAR1") or path.suffix.lower() == ".parquet"
     header, columns = (_read_parquet if is_parquet else _read_csv)(path, wanted)
     if not len(next(iter(columns.values()), ())) and any(name in COLUMNS for name in header):

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from metricli.data.phrases import Rows0, Said, Tally, counted, finding, say_rows, say_values
+from metricli.data.phrases import Rows0, Said, Tally, counted, finding, say_rows, say_values, show
 from metricli.data.repeated import later_rows
 from metricli.data.strings import EMPTY_HASH, Chunk, hash_chunk, hash_tails, hash_text, mix, repeats
 from metricli.data.subject import Subject
@@ -18,7 +18,7 @@ _NONE = np.empty(0, dtype=np.int64)
 
 
 def check_labels(subject: Subject) -> Iterator[Finding]:
-    """`single-instance-label`, `label-in-two-splits`, `label-in-two-categories`."""
+    """`one-train-label`, `single-instance-label`, `label-in-two-splits`, `label-in-two-categories`."""
     if subject.need == "predict":
         return
     numbers, bound = subject.label_groups
@@ -27,6 +27,9 @@ def check_labels(subject: Subject) -> Iterator[Finding]:
         train, validation = np.flatnonzero(codes == 0), np.flatnonzero(codes == 1)
         train_numbers = numbers[train]
         instances = np.bincount(train_numbers, minlength=bound)
+        if np.count_nonzero(instances) == 1:
+            message = f"all train rows have one label, {_first_label(subject, train)}: training needs two"
+            yield finding("error", "one-train-label", _NONE, message, count=1)
         yield from _single_instances(subject, train[np.flatnonzero((instances == 1)[train_numbers])])
         rows = validation[np.flatnonzero((instances > 0)[numbers[validation]])]
         if len(rows):
@@ -157,7 +160,7 @@ def _rows(mask: pd.Series[bool]) -> Rows0:
 
 
 def check_queries(subject: Subject) -> Iterator[Finding]:
-    """`no-queries`, `empty-gallery`, `query-without-match` in the judged split."""
+    """`no-queries`, `empty-gallery`, `one-label-gallery`, `query-without-match` in the judged split."""
     if subject.need == "predict" or not subject.judged.any():
         return
     table, judged = subject.table, subject.judged
@@ -171,6 +174,7 @@ def check_queries(subject: Subject) -> Iterator[Finding]:
         message = f"no row{where} is in the gallery: there would be no metrics; set is_gallery"
         yield finding("error", "empty-gallery", _NONE, message, count=1)
     elif len(queries):
+        yield from _one_label(subject, queries, np.flatnonzero(is_gallery), where)
         sequences = hash_text(subject.column("sequence")) if subject.has("sequence") else None
         rows = unmatched(*subject.label_groups, queries, is_gallery, sequences)
         if len(rows):
@@ -180,6 +184,19 @@ def check_queries(subject: Subject) -> Iterator[Finding]:
             other = "another image of the label" + ("" if sequences is None else " from another sequence")
             message = f"{what}, see validation.unmatched: put {other} there"
             yield finding("warning", "query-without-match", rows, message)
+
+
+def _one_label(subject: Subject, queries: Rows0, gallery: Rows0, where: str) -> Iterator[Finding]:
+    numbers, _ = subject.label_groups
+    label = numbers[gallery[0]]
+    if (numbers[queries] == label).any() and (numbers[gallery] == label).all():
+        what = f"the whole gallery{where} has one label, {_first_label(subject, gallery)}"
+        message = f"{what}, so that no ranking can be wrong: put images of other labels there"
+        yield finding("warning", "one-label-gallery", _NONE, message, count=1)
+
+
+def _first_label(subject: Subject, rows: Rows0) -> str:
+    return show(subject.first("label", rows[:1])[0])
 
 
 def unmatched(

@@ -10,10 +10,10 @@ from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
-from metricli.data.kind import named
+from metricli.data.kind import named, not_a_file
 from metricli.errors import ResourceError, UsageError
 
-__all__ = ["Row", "path_prefix", "require_new", "write_new", "write_table"]
+__all__ = ["Row", "path_prefix", "require_new", "require_page", "write_new", "write_table"]
 
 _COLUMNS = ("label", "path", "split", "is_query", "is_gallery")
 _BOX = ("x_1", "x_2", "y_1", "y_2")
@@ -21,6 +21,10 @@ _NEEDS_QUOTES = re.compile(r'[,"\r\n]|^\s|\s$')
 _FLAGS = {None: "", True: "true", False: "false"}
 _PIECE = 1 << 14
 """Lines that are written at a time."""
+_PAGES = (".html", ".htm")
+_DOCTYPE = b"<!doctype html"
+_HEAD = 1024
+"""Bytes in which a page says that it is one."""
 
 
 class Row(NamedTuple):
@@ -76,8 +80,39 @@ def require_new(target: Path, option: str) -> None:
         there = False  # writing will say it
     if there:
         raise UsageError(f"{named(target)!r} exists already", hint=f"give another {option}")
+    _require_folder(target, option)
+
+
+def _require_folder(target: Path, option: str) -> None:
     if not target.parent.is_dir():
         raise UsageError(f"{option} {named(target)!r}: the folder {named(target.parent)!r} does not exist")
+
+
+def require_page(target: Path, option: str) -> None:
+    """Refuse a target for a page before any work is done for it; a page that is there may be replaced.
+
+    Raises:
+        UsageError: its name is not that of a page, its folder does not exist, or something else is there.
+    """
+    if target.suffix.lower() not in _PAGES:
+        hint = f"such as {named(target.with_suffix('.html').name)!r}" if target.name else ""
+        raise UsageError(f"{option} {named(target)!r} is no name of a page, which ends in .html", hint=hint)
+    _require_folder(target, option)
+    what = not_a_file(target) or ("another file, not a page" if not _is_page(target) else None)
+    if what is not None:
+        raise UsageError(f"{option} {named(target)!r} is {what}", hint=f"give another {option}")
+
+
+def _is_page(target: Path) -> bool:
+    """Whether a file is a page, or holds nothing, or is not there: whether nothing else would be lost."""
+    try:
+        with target.open("rb") as file:
+            head = file.read(_HEAD).removeprefix(b"\xef\xbb\xbf").lstrip()
+    except FileNotFoundError:
+        return not target.is_symlink()
+    except (OSError, ValueError):
+        return False
+    return head == b"" or head.lower().startswith(_DOCTYPE)
 
 
 def write_new(target: Path, lines: Iterable[str]) -> None:

@@ -24,7 +24,10 @@ def write_page(folder: Path) -> Path:
         return write_run_page(folder)
     if (folder / METRICS).is_file() and (folder / PICTURES).is_file():
         return write_validation_page(folder)
+    above = next((parent for parent in list(folder.parents)[:3] if (parent / SPEC).is_file()), None)
     raise DataError(
         f"{str(folder)!r} is neither a run directory nor a folder of `metricli validate --out`",
-        hint="give a folder that holds spec.resolved.yaml, or metrics.json and pictures.json",
+        hint="give a folder that holds spec.resolved.yaml, or metrics.json and pictures.json"
+        if above is None
+        else f"did you mean {str(above)!r}?",
     )

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import json
+import math
+from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
@@ -181,7 +184,7 @@ class Pictures(_Part):
         return found
 
     def require_whole(self) -> None:
-        """Refuse places of items that are not there.
+        """Refuse places of items that are not there, and numbers that do not fit each other.
 
         Raises:
             ValueError: there is one.
@@ -194,3 +197,21 @@ class Pictures(_Part):
         used += self.map.items if self.map else []
         if used and not 0 <= min(used) <= max(used) < len(self.items):
             raise ValueError("it names an item that it does not hold")
+        self._require_numbers()
+
+    def _require_numbers(self) -> None:
+        bars, drawn = self.distances, self.map
+        if bars is not None:
+            rising = all(low < high for low, high in pairwise(bars.edges))
+            sizes = {len(bars.edges) - 1, len(bars.genuine), len(bars.impostor)}
+            if not (rising and all(map(math.isfinite, bars.edges)) and len(sizes) == 1):
+                raise ValueError("the bins of its distances do not fit")
+        if drawn is not None:
+            size = len(base64.b64decode(drawn.scores, validate=True))
+            if not drawn.items or drawn.dims < 2 or size != 2 * drawn.dims * len(drawn.items):
+                raise ValueError("the places of its map do not fit")
+            if len(drawn.shares) < 2:
+                raise ValueError("the places of its map do not fit")
+        values = [row.values for row in self.labels] + [row.values for row in self.worst]
+        if any(len(each) != len(self.columns) for each in values):
+            raise ValueError("the values of its rows do not fit its columns")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -11,13 +10,13 @@ from typing import Any
 
 import yaml
 
-from metricli.errors import DataError
+from metricli.pages.documents import block_of
 from metricli.pages.render import filled, safe_json
 from metricli.pages.thumbnails import Thumbnails
 from metricli.pages.views import Value, metric_rows
 from metricli.reports import OVERALL, write_text
 
-__all__ = ["Card", "finish", "leading_cards", "metrics_view", "read_json", "started", "time_of"]
+__all__ = ["Card", "finish", "leading_cards", "metrics_view", "started", "time_of"]
 
 _MOST_WARNINGS = 50
 _MOST_SKIPPED = 200
@@ -91,11 +90,14 @@ def _own_version() -> str:
         return "(not installed)"
 
 
-def metrics_view(document: Mapping[str, Any]) -> dict[str, Any]:
-    """The table of metrics of a report's document."""
+def metrics_view(document: Mapping[str, Any], spec: Mapping[str, Any]) -> dict[str, Any]:
+    """The table of metrics of a report's document, made by the rules of a spec."""
     names, rows = metric_rows(document.get("metrics") or {}, document.get("intervals") or {})
     level = 100 * float(document.get("confidence") or 0.95)
-    note = "OVERALL is over all queries; a category's queries search the whole gallery."
+    searched = "a category's queries search the whole gallery"
+    if block_of(spec, "validation").get("search_within") == "category":
+        searched = "each query searches the gallery items of its own category alone"
+    note = f"OVERALL is over all queries; {searched}."
     if any(value.low is not None for _, row in rows for value in row):
         note += f" Small: {level:g} % intervals, by drawing labels again and again with all their queries."
     return {"metric_names": names, "metric_rows": rows, "metrics_note": note}
@@ -121,23 +123,6 @@ def time_of(seconds: float) -> str:
         return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
     minutes = round(seconds / 60)
     return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
-
-
-def read_json(path: Path) -> dict[str, Any] | None:
-    """The object of a JSON file; None where there is no file.
-
-    Raises:
-        DataError: it cannot be read, or holds something else.
-    """
-    if not path.is_file():
-        return None
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(f"cannot read {str(path)!r}: {str(error).splitlines()[0]}") from None
-    if not isinstance(found, dict):
-        raise DataError(f"{str(path)!r} holds no JSON object")
-    return found
 
 
 def finish(target: Path, context: dict[str, Any], thumbnails: Thumbnails) -> Path:

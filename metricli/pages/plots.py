@@ -10,10 +10,10 @@ from PIL import Image, ImageDraw
 
 from metricli.pages.charts import ticks
 from metricli.pages.model import Pictures
-from metricli.pages.sheets import INK, SOFT, WHITE, font
+from metricli.pages.sheets import INK, SOFT, WHITE, drawable, font
 from metricli.pages.views import coloured, coordinates
 from metricli.reports import OVERALL
-from metricli.tables import printable, shortened
+from metricli.tables import shortened
 
 __all__ = ["histogram", "scatter"]
 
@@ -70,7 +70,7 @@ def histogram(pictures: Pictures) -> NDArray[np.uint8] | None:
     for place, (name, at) in enumerate((name, value) for name, value in marks if value is not None):
         if low <= at <= high:
             draw.line(_scaled([(across(at), _PAD), (across(at), bottom)]), fill=INK, width=_SCALE)
-            words = f"{shortened(printable(name), 40)}: {at:.4f}"
+            words = f"{shortened(drawable(name), 40)}: {at:.4f}"
             beside = (across(at) + 4, "la") if at < (low + high) / 2 else (across(at) - 4, "ra")
             _words(draw, (beside[0], _PAD + place * _LINE), words, colour=INK, anchor=beside[1])
     _words(draw, (_WIDTH / 2, _HEIGHT - 20), f"{pictures.distance} distance", anchor="ma")
@@ -98,7 +98,7 @@ def scatter(pictures: Pictures) -> NDArray[np.uint8] | None:
     for line, (colour, word) in enumerate(legend):
         y = _PAD + line * _LINE
         draw.rectangle(_scaled([(_SIDE, y), (_SIDE + 10, y + 10)]), fill=_colour(colour))
-        _words(draw, (_SIDE + 16, y - 2), shortened(printable(word), 28))
+        _words(draw, (_SIDE + 16, y - 2), shortened(drawable(word), 28))
     first, second = (f"{100 * share:.0f} %" for share in found.shares[:2])
     _words(draw, (_PAD, 4), f"principal components 1 and 2: {first} and {second} of the variance")
     return _pixels(image)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,25 +13,24 @@ from markupsafe import Markup
 
 from metricli.errors import DataError
 from metricli.pages.charts import COLOURS, Line, lines
+from metricli.pages.documents import block_of, read_json
 from metricli.pages.model import PAGE, Pictures
 from metricli.pages.parts import (
     Card,
     finish,
     leading_cards,
     metrics_view,
-    read_json,
     started,
     time_of,
 )
+from metricli.pages.state import State, numbers_in, read_rows, state_of
 from metricli.pages.thumbnails import Budget, Thumbnails
 from metricli.pages.views import evaluation_view
 from metricli.reports import OVERALL
 
-__all__ = ["OUTCOME", "SPEC", "write_run_page"]
+__all__ = ["SPEC", "write_run_page"]
 
-OUTCOME = "report.json"
 SPEC = "spec.resolved.yaml"
-_PLACE = ("step", "epoch", "split", "category")
 _MOST_CHARTS = 12
 _NAMES = {"lr": "learning rate", "grad_norm": "norm of the gradient"}
 
@@ -46,34 +44,39 @@ class Curve:
     legend: list[tuple[int, str]]
 
 
-def write_run_page(run: Path, *, budget: Budget | None = None) -> Path:
-    """Make `run/report.html` of what lies in a run directory.
+def write_run_page(run: Path, *, budget: Budget | None = None, ended: str = "") -> Path:
+    """Make `run/report.html` of what lies in a run directory; `ended` is why it has just ended, if known.
 
     Raises:
         DataError: it is no run directory, or a file of it is damaged.
         ResourceError: the page cannot be written.
     """
     spec = _spec(run / SPEC)
-    document = read_json(run / OUTCOME) or {}
-    env = read_json(run / "env.json")
-    pictures = Pictures.read(run)
-    rows = _rows(run / "metrics.jsonl")
+    rows = read_rows(run / "metrics.jsonl")
+    state = state_of(run, spec, rows, ended)
+    document, env = state.document, read_json(run / "env.json")
+    pictures, warnings = _pictures(run)
+    if state.ended:
+        warnings.insert(0, f"the run is not finished: {state.ended}")
     thumbnails = Thumbnails(budget=budget or Budget())
     if pictures is not None:
         thumbnails.max_pixels = pictures.max_pixels
-    monitor = str(document.get("monitor") or spec.get("validation", {}).get("monitor") or "")
+        best = document.get("best_epoch")
+        if best and pictures.epoch not in (None, best):  # a kill came between the two
+            warnings.append(f"the pictures are of epoch {pictures.epoch}, the metrics of epoch {best}")
+    monitor = str(document.get("monitor") or block_of(spec, "validation").get("monitor") or "")
     context = started(
         kicker="training run",
         title=str(spec.get("name") or run.name),
         subtitle=str(run),
-        cards=_cards(document, rows, spec, monitor),
-        warnings=[str(each) for each in document.get("warnings") or []],
-        skipped=[str(each) for each in document.get("skipped") or []],
-        commands=_commands(run, document),
+        cards=_cards(document, spec, monitor),
+        warnings=[*warnings, *state.warnings],
+        skipped=document.get("skipped") or [],
+        commands=_commands(run, state),
         spec=spec,
         env=env,
     )
-    context |= metrics_view(document)
+    context |= metrics_view(document, spec)
     context["metrics_note"] = f"Of epoch {document.get('best_epoch')}, the best. {context['metrics_note']}"
     context["curves"] = curves(rows, monitor)
     if pictures is not None:
@@ -95,62 +98,58 @@ def _spec(path: Path) -> dict[str, Any]:
     return found
 
 
-def _rows(path: Path) -> list[dict[str, Any]]:
-    """The lines of metrics.jsonl; one that a kill has cut off is left out."""
-    if not path.is_file():
-        return []
-    found = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
-            row = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(row, dict):
-            found.append(row)
-    return found
+def _pictures(run: Path) -> tuple[Pictures | None, list[str]]:
+    """The pictures of the best epoch, or a warning that they are damaged: the rest of the page needs none."""
+    try:
+        return Pictures.read(run), []
+    except DataError as error:
+        best = run / "checkpoints" / "best.ckpt"
+        remedy = f"metricli validate --ckpt {shlex.quote(str(best))} --out DIR"
+        instead = f"; `{remedy}` makes a page with pictures" if best.is_file() else ""
+        return None, [f"{error.message}; this page has no pictures{instead}"]
 
 
-def _cards(
-    document: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], spec: Mapping[str, Any], monitor: str
-) -> list[Card]:
-    wanted = spec.get("training", {}).get("epochs")
-    steps = document.get("steps") or max((int(row.get("step") or 0) for row in rows), default=0)
-    over = [int(row["epoch"]) for row in rows if row.get("split") == "train_epoch" and row.get("epoch")]
-    epochs = document.get("epochs", max(over, default=0))
+def _cards(document: Mapping[str, Any], spec: Mapping[str, Any], monitor: str) -> list[Card]:
+    wanted = block_of(spec, "training").get("epochs")
     cards = leading_cards(document, monitor)
     if document.get("best_epoch"):
         cards.append(Card("best epoch", str(document["best_epoch"]), f"by {monitor}"))
     stopped = str(document.get("stopped") or "")
     how = {"epochs": "all done", "early stopping": "stopped early"}.get(stopped, "not finished")
-    cards.append(Card("epochs", f"{epochs} of {wanted}", how, "" if stopped else "warning"))
-    cards.append(Card("steps", str(steps)))
+    epochs = f"{document.get('epochs', 0)} of {wanted}"
+    cards.append(Card("epochs", epochs, how, "" if stopped else "warning"))
+    cards.append(Card("steps", str(document.get("steps", 0))))
     if document.get("seconds"):
         cards.append(Card("took", time_of(float(document["seconds"]))))
     return cards
 
 
-def _commands(run: Path, document: Mapping[str, Any]) -> list[tuple[str, str]]:
-    name = shlex.quote(str(run / SPEC))
+def _commands(run: Path, state: State) -> list[tuple[str, str]]:
+    name, folder, checkpoints = shlex.quote(str(run / SPEC)), shlex.quote(str(run)), run / "checkpoints"
     found = [("The same run anew:", f"metricli train {name}")]
-    if not document.get("stopped"):
-        found.append(("To go on with it:", f"metricli train {name} --resume {shlex.quote(str(run))}"))
-    if document.get("best_ckpt"):
-        ckpt = shlex.quote(str(run / "checkpoints" / "best.ckpt"))
+    if not state.is_finished and (checkpoints / "last.ckpt").is_file():
+        found.append(("To go on with it:", f"metricli train {name} --resume {folder}"))
+    elif not state.is_finished:
+        found.append(("To start it again:", f"metricli train {name} --run-dir {folder} --resume auto"))
+    if (checkpoints / "best.ckpt").is_file():
+        ckpt = shlex.quote(str(checkpoints / "best.ckpt"))
         found.append(("To judge its best checkpoint:", f"metricli validate --ckpt {ckpt}"))
-    found.append(("To make this page again:", f"metricli report {shlex.quote(str(run))}"))
+    found.append(("To make this page again:", f"metricli report {folder}"))
     return found
 
 
 def curves(rows: Sequence[Mapping[str, Any]], monitor: str) -> list[Curve]:
     """Loss, metrics and rates of a run, and whatever else its steps have logged."""
-    steps = [row for row in rows if row.get("split") == "train"]
+    steps, at = [row for row in rows if row.get("split") == "train"], "step"
+    if not steps:  # the run is shorter than log_every_steps
+        steps, at = [row for row in rows if row.get("split") == "train_epoch"], "epoch"
     judged = [row for row in rows if row.get("split") == "validation"]
     overall = [row for row in judged if row.get("category", OVERALL) == OVERALL]
     groups = list(dict.fromkeys(str(row.get("category", OVERALL)) for row in judged))
-    names = _numbers(overall)
+    names = numbers_in(overall)
     names.sort(key=lambda name: name != monitor)
     drawn = [
-        _curve("Loss by step", [_line("loss", steps, "loss", "step")], "step"),
+        _curve(f"Loss by {at}", [_line("loss", steps, "loss", at)], at),
         _curve(
             "Metrics by epoch", [_line(name, overall, name, "epoch") for name in names][:COLOURS], "epoch"
         ),
@@ -159,10 +158,10 @@ def curves(rows: Sequence[Mapping[str, Any]], monitor: str) -> list[Curve]:
         drawn.append(
             _curve(f"{monitor} by epoch, for each category", _of_groups(judged, groups, monitor), "epoch")
         )
-    others = [name for name in _numbers(steps) if name != "loss"]
+    others = [name for name in numbers_in(steps) if name != "loss"]
     for name in others[: _MOST_CHARTS - len(drawn)]:
-        title = f"{_NAMES.get(name, name.replace('_', ' '))} by step"
-        drawn.append(_curve(title[:1].upper() + title[1:], [_line(name, steps, name, "step")], "step"))
+        title = f"{_NAMES.get(name, name.replace('_', ' '))} by {at}"
+        drawn.append(_curve(title[:1].upper() + title[1:], [_line(name, steps, name, at)], at))
     return [curve for curve in drawn if curve is not None]
 
 
@@ -177,18 +176,6 @@ def _of_groups(judged: Sequence[Mapping[str, Any]], groups: Sequence[str], metri
         (line for line in series if line.name != OVERALL and len(line.ys)), key=lambda line: line.ys[-1]
     )
     return [*overall, *rest][:COLOURS]
-
-
-def _numbers(rows: Iterable[Mapping[str, Any]]) -> list[str]:
-    """The names that hold a number in some row."""
-    return list(
-        dict.fromkeys(
-            name
-            for row in rows
-            for name, value in row.items()
-            if name not in _PLACE and isinstance(value, (int, float)) and not isinstance(value, bool)
-        )
-    )
 
 
 def _line(name: str, rows: Iterable[Mapping[str, Any]], key: str, x: str) -> Line:

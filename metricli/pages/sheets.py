@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
+from functools import cache, lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from metricli.pages.model import Item, Panel, Pictures, Shown
 from metricli.pages.thumbnails import small_image
 from metricli.tables import printable, shortened
 
-__all__ = ["INK", "SOFT", "WHITE", "font", "sheets"]
+__all__ = ["INK", "SOFT", "WHITE", "drawable", "font", "sheets"]
 
 WHITE, INK, SOFT = (255, 255, 255), (22, 25, 31), (89, 98, 115)
 _GOOD, _BAD = (18, 129, 63), (192, 43, 43)
@@ -24,11 +25,33 @@ _SIDE, _BORDER, _GAP, _LINE, _PAD = 112, 4, 8, 15, 12
 _TILE = _SIDE + 2 * _BORDER
 _WORDS = 18
 """Characters that fit below a tile."""
+_UNASSIGNED = "\U0010ffff"
 
 
+@cache
 def font(size: int = 12) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     """The font of all pictures."""
     return ImageFont.load_default(size)
+
+
+def drawable(text: str) -> str:
+    """A user's word in characters that the font has; others as escapes."""
+    return "".join(
+        c if _has_glyph(c) else c.encode("unicode_escape").decode("ascii") for c in printable(text)
+    )
+
+
+@lru_cache(maxsize=10_000)
+def _has_glyph(character: str) -> bool:
+    return character.isascii() or _glyph(character) != _glyph(_UNASSIGNED)
+
+
+def _glyph(character: str) -> object:
+    try:
+        mask = font().getmask(character)
+    except UnicodeError:  # a font of Pillow without FreeType knows Latin alone
+        return None
+    return mask.size, bytes(mask)
 
 
 def sheets(
@@ -71,13 +94,13 @@ class _Drawer:
         item = self.pictures.items[panel.query]
         value = "" if panel.value is None else f"   {self.pictures.metric} {panel.value:.4f}"
         missed = f"   {panel.missed_in_all} of {panel.relevant} missed" if panel.missed_in_all else ""
-        title = f"{shortened(printable(item.label), 40)}   row {item.row}{value}{missed}"
+        title = f"{shortened(drawable(item.label), 40)}   row {item.row}{value}{missed}"
         draw.text((_PAD, top), title, INK, font=self.font)
         left, top = _PAD, top + _LINE + 4
         self._tile(image, draw, panel.query, (left, top), INK, ["query"])
         left += _TILE + 3 * _GAP
         for one in panel.results:
-            words = [f"{one.rank}:  {_far(one)}"] + ([] if one.is_match else [self._item(one).label])
+            words = [f"{one.rank}:  {_far(one)}"] + ([] if one.is_match else [_named(self._item(one))])
             self._tile(image, draw, one.item, (left, top), _GOOD if one.is_match else _BAD, words)
             left += _TILE + _GAP
         left += 2 * _GAP
@@ -109,7 +132,7 @@ class _Drawer:
             x, y = (_TILE - small.width) // 2, (_TILE - small.height) // 2
             image.paste(small, (left + x, top + y))
         for line, text in enumerate(words):
-            shown = shortened(printable(text), _WORDS)
+            shown = shortened(drawable(text), _WORDS)
             draw.text((left, top + _TILE + 2 + line * (_LINE - 2)), shown, SOFT, font=self.font)
 
     def _image(self, place: int) -> Image.Image | None:
@@ -125,6 +148,12 @@ class _Drawer:
                 except DataError:  # it has been named by then
                     pass
         return self.known[place]
+
+
+def _named(item: Item) -> str:
+    """Its label, or its row if the escapes of that do not fit below a tile."""
+    shown = drawable(item.label)
+    return shown if shown == printable(item.label) or len(shown) <= _WORDS else f"row {item.row}"
 
 
 def _far(one: Shown) -> str:

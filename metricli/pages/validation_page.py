@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from metricli.errors import DataError
+from metricli.pages.documents import Judged, read_document
 from metricli.pages.model import PAGE, Pictures
 from metricli.pages.parts import (
     Card,
     finish,
     leading_cards,
     metrics_view,
-    read_json,
     started,
     time_of,
 )
@@ -31,7 +31,8 @@ def write_validation_page(folder: Path, *, budget: Budget | None = None) -> Path
         DataError: one of the two is missing or damaged.
         ResourceError: the page cannot be written.
     """
-    document, pictures = read_json(folder / METRICS), Pictures.read(folder)
+    document = read_document(folder / METRICS, Judged, "validate again with --out")
+    pictures = Pictures.read(folder)
     if document is None or pictures is None:
         lost = METRICS if document is None else "pictures.json"
         raise DataError(f"{str(folder)!r} holds no {lost}", hint="make it with `metricli validate --out`")
@@ -47,7 +48,7 @@ def write_validation_page(folder: Path, *, budget: Budget | None = None) -> Path
         spec=pictures.spec,
         env=pictures.env,
     )
-    context |= metrics_view(document)
+    context |= metrics_view(document, pictures.spec)
     context |= _comparison(document.get("comparison"))
     context |= evaluation_view(pictures, thumbnails)
     context["notes"] = context.pop("sampled")
@@ -69,8 +70,8 @@ def _cards(document: dict[str, Any]) -> list[Card]:
         Card("distance", str(document.get("distance")), f"{document.get('search')} search"),
         Card("took", time_of(float(document.get("seconds") or 0))),
     ]
-    gate = len(document.get("skipped") or [])
-    return [*cards, Card("skipped images", str(gate), tone="warning")] if gate else cards
+    skipped = len(document.get("skipped") or [])
+    return [*cards, Card("skipped images", str(skipped), tone="warning")] if skipped else cards
 
 
 def _comparison(found: Any) -> dict[str, Any]:

@@ -105,7 +105,9 @@ class _Balanced(SamplerSpec):
             what = "a batch of 1 label holds no negatives; 2 at least, 8 is usual"
             problems.append(Problem("n_labels", what))
         if table is not None and asked > table.train_labels:
-            what = f"a batch of {asked} labels, and the table has {table.train_labels} train labels; lower it"
+            there = table.train_labels
+            labels = "labels; lower it" if there > 1 else "label; training needs two"
+            what = f"a batch of {asked} labels, and the table has {there} train {labels}"
             problems.append(Problem("n_labels", what))
         return problems + self._repeats(table)
 

@@ -60,6 +60,9 @@ class ValidateReport(Report):
     write: Callable[[Path], None] | None = field(
         default=None, repr=False, compare=False, metadata={"shown": False}
     )
+    draw: Callable[[Path], None] | None = field(
+        default=None, repr=False, compare=False, metadata={"shown": False}
+    )
     count: Callable[[], PairHistogram] | None = field(
         default=None, repr=False, compare=False, metadata={"shown": False}
     )
@@ -70,7 +73,9 @@ class ValidateReport(Report):
         return found if found is not None and sum(found.genuine) + sum(found.impostor) else None
 
     def save(self, folder: str | Path) -> None:
-        """Write `per_query.parquet` (or .csv) and then `metrics.json` to a folder, which is made if need be.
+        """Write `per_query.parquet` (or .csv), `metrics.json`, and what the pictures of its page show.
+
+        The folder is made if need be. That there are no pictures is a warning.
 
         Raises:
             ResourceError: they cannot be written.
@@ -79,6 +84,8 @@ class ValidateReport(Report):
         if self.write is not None:
             self.write(target.parent)
         write_text(target, json.dumps(self.to_dict(), indent=2) + "\n")
+        if self.draw is not None:
+            self.draw(target.parent)
 
     def to_frame(self) -> pd.DataFrame:
         """The metrics and their intervals: a row for OVERALL and each category, a column for each."""
@@ -89,7 +96,8 @@ class ValidateReport(Report):
     def __str__(self) -> str:
         from metricli.tables import format_metrics
 
-        return format_metrics(self.metrics, self.intervals, self.confidence)
+        table = format_metrics(self.metrics, self.intervals, self.confidence)
+        return table if self.comparison is None else f"{table}\n\n{self.comparison}"
 
     def _repr_html_(self) -> str:
         from metricli.notebook import metrics_page

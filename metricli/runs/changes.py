@@ -35,6 +35,8 @@ _FREE = (
     "validation.num_workers",
 )
 """Keys that a resumed run may change, for they do not change what is trained."""
+_MANY = 5
+"""Keys that a hint still names one by one."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ class Change:
     now: Any
 
     def __str__(self) -> str:
-        return f"{self.key}: {self.was!r} was, {self.now!r} is"
+        return f"{self.key}: was {self.was!r}, is {self.now!r}"
 
 
 def accepted_changes(
@@ -70,11 +72,10 @@ def accepted_changes(
     ]
     refused = [change for change in found if not touches(change.key, allowed)]
     if refused:
-        shown = "; ".join(map(str, refused[:5]))
-        more = f"; and {len(refused) - 5} more" if len(refused) > 5 else ""
-        accept = " ".join(f"--allow-change {change.key}" for change in refused[:5])
+        shown = "; ".join(map(str, refused))
+        accept = " ".join(f"--allow-change {key}" for key in _shortest([change.key for change in refused]))
         raise UsageError(
-            f"the spec differs from that of the run in {str(where)!r}: {shown}{more}",
+            f"the spec differs from that of the run in {str(where)!r}: {shown}",
             hint=f"resume with the same spec, accept it with {accept}, or start another run",
         )
     return found
@@ -89,10 +90,22 @@ def _require_keys(allowed: Sequence[str], keys: set[str]) -> None:
     blocks = {".".join(key.split(".")[:depth]) for key in keys for depth in range(1, key.count(".") + 2)}
     for key in allowed:
         if key not in blocks:
-            near = did_you_mean(key, sorted(blocks)) or ";"
+            ends = sorted(block for block in blocks if block.endswith(f".{key}"))
+            near = f", did you mean {' or '.join(map(repr, ends[:3]))}?" if ends else ""
+            near = near or did_you_mean(key, sorted(blocks)) or ";"
             raise UsageError(
                 f"--allow-change {key!r} is no key of the spec{near} give one such as optimizer.lr"
             )
+
+
+def _shortest(keys: Sequence[str]) -> list[str]:
+    """These keys; where they are many, the top block of those that share one."""
+    if len(keys) <= _MANY:
+        return list(keys)
+    tops = [key.partition(".")[0] for key in keys]
+    return list(
+        dict.fromkeys(key if tops.count(top) == 1 else top for key, top in zip(keys, tops, strict=True))
+    )
 
 
 def _completed(was: Any, now: Any) -> Any:

@@ -6,6 +6,7 @@ import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import torch.distributed as dist
@@ -91,10 +92,11 @@ class Heeding:
 
 def stopped(run: Path, where: str, signum: int) -> Interrupted:
     """What to raise once a run is saved."""
+    spec = quote(str(run / "spec.resolved.yaml"))
     return Interrupted(
         f"stopped by a signal {where}, saved in {run}",
         signum=signum,
-        hint=f"go on with: metricli train SPEC --resume {run}",
+        hint=f"go on with: metricli train {spec} --resume {quote(str(run))}",
     )
 
 

@@ -49,6 +49,8 @@ def panels_of(
     if known.result is None:
         return []
     chosen = _chosen(known, values)
+    if not chosen:
+        return []
     rankings = known.result.indices
     deeper: dict[int, Tensor] = {}
     if searchable and rankings.shape[1] < min(RESULTS, len(known.gallery)):
@@ -58,7 +60,7 @@ def panels_of(
 
 def _searched(known: Catalogue, queries: list[int]) -> dict[int, Tensor]:
     """The first results of some queries."""
-    some = torch.tensor(queries, device=known.queries.labels.device)
+    some = torch.tensor(queries, dtype=torch.int64, device=known.queries.labels.device)
     gallery = known.gallery.rows(slice(None))
     exclude = known.protocol.exclude
     sides = {

@@ -43,17 +43,20 @@ def open_table(
     *,
     images: bool = True,
     queries: bool = True,
+    own_gallery: bool = True,
 ) -> tuple[Table, list[str]]:
     """Read and check the table, judging the queries of `split`; its warnings are said and given back.
 
-    With `images` False no image is looked for; with `queries` False the table is a gallery alone.
+    With `images` False no image is looked for; with `queries` False the table is a gallery alone, and with
+    `own_gallery` False its queries search another table's.
 
     Raises:
         DataError: it cannot be read, or has errors.
     """
     table = read_table(data.table, root=data.root, need=need)
     outside = data.allow_outside_root
-    findings = check_aloud(table, reporter, need=need, files=images, allow_outside_root=outside, split=split)
+    how = {"need": need, "files": images, "allow_outside_root": outside, "split": split}
+    findings = check_aloud(table, reporter, **how, own_gallery=own_gallery)
     dropped = () if queries else _OF_QUERIES
     if need == "evaluate":
         dropped = (*dropped, _UNMATCHED)

@@ -12,11 +12,12 @@ from typing import Any
 
 from metricli.data.images import DEFAULT_MAX_PIXELS
 from metricli.errors import MetricliError, ResourceError
+from metricli.pages.documents import read_json
 from metricli.pages.model import PAGE, Pictures
-from metricli.pages.parts import read_json
 from metricli.pages.plots import histogram, scatter
-from metricli.pages.run_page import OUTCOME, write_run_page
+from metricli.pages.run_page import write_run_page
 from metricli.pages.sheets import sheets
+from metricli.pages.state import OUTCOME
 from metricli.pages.thumbnails import Budget
 from metricli.reporter import Reporter, SilentReporter
 from metricli.reports import OVERALL, TrainReport, write_text
@@ -32,12 +33,14 @@ __all__ = [
     "log_pictures",
     "mend_report",
     "reported",
+    "survived",
     "validate_command",
     "write_report",
 ]
 
 _IN_A_HURRY = Budget(seconds=4)
 """After a signal, when more than the page waits."""
+_PATHS = ("data.table", "data.root", "validation.gallery_features", "validation.gallery_table")
 
 
 @dataclass(frozen=True)
@@ -57,7 +60,7 @@ def keep_pictures(
     if found is None:
         return None
     pictures = None
-    with _survived(reporter, "the pictures of the report could not be kept"):
+    with survived(reporter, "the pictures of the report could not be kept"):
         pictures = pictures_of(found, spec.validation, max_pixels=spec.data.max_pixels, epoch=epoch)
         pictures.write(run)
     return pictures
@@ -67,7 +70,7 @@ def log_pictures(pictures: Pictures | None, logs: Logs, step: int) -> None:
     """Draw them for the loggers, if there are any: panels, the histogram of distances, and the map."""
     if pictures is None or not logs.loggers:
         return
-    with _survived(logs.reporter, "the pictures could not be drawn for the loggers"):
+    with survived(logs.reporter, "the pictures could not be drawn for the loggers"):
         for name, drawn in (("distances", histogram(pictures)), ("map", scatter(pictures))):
             if drawn is not None:
                 logs.figure(step, f"validation/{name}", drawn)
@@ -82,15 +85,17 @@ def reported(made: Callable[[], TrainReport], reporter: Reporter, *, is_main: bo
 
     Where it ends for want of room, that it leaves no page is not told beside it.
     """
-    said = reporter
+    said, ended = reporter, ""
     try:
         yield
-    except ResourceError:
-        said = SilentReporter()
+    except BaseException as error:
+        ended = _words(error)
+        if isinstance(error, ResourceError):
+            said = SilentReporter()
         raise
     finally:
         if is_main:
-            write_report(made(), said)
+            write_report(made(), said, ended)
 
 
 def mend_report(report: TrainReport, reporter: Reporter) -> None:
@@ -103,15 +108,22 @@ def mend_report(report: TrainReport, reporter: Reporter) -> None:
         write_report(report, reporter)
 
 
-def write_report(report: TrainReport, reporter: Reporter) -> None:
-    """Write report.json and report.html of a run that is over, or as far as it is."""
-    with _survived(reporter, "report.html could not be made"):
+def write_report(report: TrainReport, reporter: Reporter, ended: str = "") -> None:
+    """Write report.json and report.html of a run that is over, or as far as it is; `ended` says why."""
+    with survived(reporter, "report.html could not be made"):
         write_text(report.run_dir / OUTCOME, json.dumps(report.to_dict(), indent=2) + "\n")
-        write_run_page(report.run_dir, budget=None if report.stopped else _IN_A_HURRY)
+        write_run_page(report.run_dir, budget=None if report.stopped else _IN_A_HURRY, ended=ended)
+
+
+def _words(error: BaseException) -> str:
+    """What an error says, in one line."""
+    if isinstance(error, MetricliError):
+        return " ".join(error.message.split())
+    return " ".join(f"{type(error).__name__}: {error}".split()).removesuffix(":")
 
 
 @contextmanager
-def _survived(reporter: Reporter, what: str) -> Iterator[None]:
+def survived(reporter: Reporter, what: str) -> Iterator[None]:
     """A failure is said, and the run goes on: a page can be made again."""
     try:
         yield
@@ -128,16 +140,27 @@ def validate_command(
     data: Mapping[str, str],
     **files: str | Path | None,
 ) -> str:
-    """The command of a validation, with absolute paths; "" where the spec was an object in Python."""
+    """The command of a validation, with absolute paths; "" where the spec was an object in Python.
+
+    Paths of `overrides` are relative to the spec, or to that of the checkpoint; without one they are made
+    absolute.
+    """
     words = ["metricli", "validate"]
     if isinstance(source, (str, Path)):
         words.append(str(Path(source).absolute()))
     elif source:
         return ""
-    words += overrides
+    alone = source is not None and not source
+    words += [_from_anywhere(word) for word in overrides] if alone else overrides
     for name, path in files.items():
         words += [f"--{name}", str(Path(path).absolute())] if path is not None else []
     flags = {"table": "--data", "root": "--root"}
     words += [word for key, value in data.items() for word in (flags[key], value)]
     words += ["--split", split] if split != "validation" else []
     return shlex.join(words)
+
+
+def _from_anywhere(override: str) -> str:
+    key, _, value = override.partition("=")
+    is_path = key in _PATHS and value not in ("", "null", "~")
+    return f"{key}={Path(value).expanduser().absolute()}" if is_path else override

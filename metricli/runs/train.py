@@ -174,5 +174,6 @@ def open_training_table(loaded: Loaded[TrainSpec], reporter: Reporter) -> tuple[
         DataError: the table is unreadable or has errors.
     """
     check_spec(loaded, None)
-    table, warnings = open_table(loaded.spec.data, "train", reporter)
+    own = loaded.spec.validation.gallery_table is None
+    table, warnings = open_table(loaded.spec.data, "train", reporter, own_gallery=own)
     return table, warnings + check_with_table(loaded, table, "validation", reporter)

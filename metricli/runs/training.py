@@ -111,6 +111,7 @@ class Training:
             if not progress.stopped:
                 self.heed_all([], stop)
         if not progress.stopped:  # fewer epochs are asked for than it has
+            self.warn(f"{progress.epoch} epochs are done and {training.epochs} asked for: none is trained")
             progress.stopped = "epochs"
             self.save_last()
         if progress.stopped == "early stopping":

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from metricli.data.table import Rows, Table
 from metricli.errors import DataError, UsageError
+from metricli.pages.model import PAGE, PICTURES
 from metricli.placement import placement
 from metricli.reporter import Reporter, SilentReporter
 from metricli.reports import ValidateReport
@@ -37,7 +38,7 @@ from metricli.runs.per_query import write_per_query
 from metricli.runs.pictures import pair_histogram, pictures_of
 from metricli.runs.processes import ALONE, World, joined
 from metricli.runs.protocol import Judged
-from metricli.runs.reporting import Shown, validate_command
+from metricli.runs.reporting import Shown, survived, validate_command
 from metricli.runs.saved_features import read_features
 from metricli.specs.data import DataSpec
 from metricli.specs.load import Loaded, Source, check_spec, load_spec
@@ -117,7 +118,9 @@ def validate(
 def _validate(asked: _Asked, reporter: Reporter, world: World) -> ValidateReport:
     spec, split, best = asked.loaded.spec, asked.split, asked.best
     block = require_data(spec)
-    table, warnings = open_table(block, "evaluate", reporter, split, images=asked.features is None)
+    own = spec.validation.gallery_table is None
+    images_too = asked.features is None
+    table, warnings = open_table(block, "evaluate", reporter, split, images=images_too, own_gallery=own)
     warnings += check_with_table(asked.loaded, table, split, reporter)
     postprocessors = built_postprocessors(spec.validation)
     rows = take_split(table, split)
@@ -149,7 +152,9 @@ def _validate(asked: _Asked, reporter: Reporter, world: World) -> ValidateReport
     found = judge(judged, images=images)
     paths = skipped_paths(rows, skipped, reporter)
     shown = Shown(block.max_pixels, spec.model_dump(mode="json"), asked.command)
-    report = validate_report(found, spec.validation, split, origin, warnings, asked.started, paths, shown)
+    report = validate_report(
+        found, spec.validation, split, origin, warnings, asked.started, paths, shown, reporter
+    )
     if asked.other is None:
         return report
     comparison = compared(asked.other, found, origin, report.protocol, spec, table, judge, reporter, world)
@@ -189,6 +194,7 @@ def validate_report(
     started: float,
     skipped: list[str],
     shown: Shown,
+    reporter: Reporter,
 ) -> ValidateReport:
     """The report of an evaluation; `shown` is what its page says beside it."""
     protocol = found.protocol
@@ -211,12 +217,13 @@ def validate_report(
         ignored=int(protocol.judged.rows.ignored.sum()),
         search="exact" if validation.search.index is None else f"approximate ({validation.search.index})",
         protocol=document,
-        write=partial(_write, found, validation, shown),
+        write=partial(_write, found, validation),
+        draw=partial(_draw, found, validation, shown, reporter),
         count=partial(pair_histogram, found, validation),
     )
 
 
-def _write(found: Evaluation, validation: ValidationSpec, shown: Shown, folder: Path) -> None:
+def _write(found: Evaluation, validation: ValidationSpec, folder: Path) -> None:
     protocol = found.protocol
     assert found.result is not None
     write_per_query(
@@ -230,10 +237,18 @@ def _write(found: Evaluation, validation: ValidationSpec, shown: Shown, folder: 
         result=found.result,
         gallery_rows=None if protocol.other is None else protocol.gallery_rows,
     )
-    pictures = pictures_of(
-        found, validation, max_pixels=shown.max_pixels, spec=shown.spec, command=shown.command
-    )
-    pictures.write(folder)
+
+
+def _draw(
+    found: Evaluation, validation: ValidationSpec, shown: Shown, reporter: Reporter, folder: Path
+) -> None:
+    with survived(reporter, "the pictures of the report could not be kept"):
+        for name in (PICTURES, PAGE):  # of an earlier validation
+            (folder / name).unlink(missing_ok=True)
+        pictures = pictures_of(
+            found, validation, max_pixels=shown.max_pixels, spec=shown.spec, command=shown.command
+        )
+        pictures.write(folder)
 
 
 def _require_metrics(validation: ValidationSpec, required: tuple[str, ...]) -> None:
@@ -266,7 +281,8 @@ def evaluate(
     loaded = load_spec(ValidateSpec(validation=validation), ValidateSpec)
     check_spec(loaded, None)
     block = DataSpec(table=str(table), root=None if root is None else str(root))
-    found, warnings = open_table(block, "evaluate", reporter, split, images=False)
+    own = validation.gallery_table is None
+    found, warnings = open_table(block, "evaluate", reporter, split, images=False, own_gallery=own)
     warnings += check_with_table(loaded, found, split, reporter)
     postprocessors = built_postprocessors(validation)
     rows = take_split(found, split)
@@ -285,4 +301,4 @@ def evaluate(
     require_fit(validation, tensor.shape[1], gallery)
     result = evaluate_rows(judged, validation, reporter, postprocessors=postprocessors, other=gallery)
     shown = Shown(block.max_pixels, {"validation": validation.model_dump(mode="json")})
-    return validate_report(result, validation, split, "memory", warnings, started, [], shown)
+    return validate_report(result, validation, split, "memory", warnings, started, [], shown, reporter)

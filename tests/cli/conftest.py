@@ -62,7 +62,27 @@ def refused(cli: Call, tmp_path: Path) -> Call:
 def error_of(outcome: Outcome) -> str:
     """The error of a command that said nothing else, without its `error: `."""
     assert outcome.err.startswith("error: "), outcome.err
-    return outcome.err.removeprefix("error: ").removesuffix("\n")
+    return unbroken(outcome.err).removeprefix("error: ").removesuffix("\n")
+
+
+def unbroken(text: str) -> str:
+    """Words as they were before lines of more than 200 characters were broken.
+
+    A line goes on the one before it if it is indented by two more than that began with, and its first word
+    would not have fitted there.
+    """
+    lines: list[str] = []
+    indent = last = 0
+    for line in text.split("\n"):
+        start = len(line) - len(line.lstrip())
+        first = line.split(" ", start + 1)[start] if line else ""
+        if lines and line and start == indent + 2 and last + 1 + len(first) > 200:
+            lines[-1] += " " + line.lstrip()
+        else:
+            indent = start
+            lines.append(line)
+        last = len(line)
+    return "\n".join(lines)
 
 
 def process(*words: Any, cwd: Path, **options: Any) -> subprocess.Popen[str]:

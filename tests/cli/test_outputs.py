@@ -1,7 +1,10 @@
 """Where results go: refused before the work where they cannot, put in place only when whole."""
 
+import json
 import os
 import resource
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -173,3 +176,31 @@ def test_init_writes_whole_or_not_at_all(cli, refused, figures, small_disk):
     assert cli("init", "figures/df.csv", "--out", "spec.yaml").code == 0
     done = refused("init", "figures/df.csv", "--out", "spec.yaml")
     assert (done.code, error_of(done)) == (2, "'spec.yaml' exists already; give another --out")
+
+
+def test_a_validation_does_not_write_into_a_run(cli, refused, trained, tmp_path):
+    shutil.copytree(trained.run_dir, "run")
+    done = refused("validate", "--ckpt", "run", "--out", "run")
+    assert done.code == 2
+    assert error_of(done).startswith(
+        "--out 'run' is a run, which has a report of its own; give another folder"
+    )
+    below = cli("validate", "--ckpt", "run", "--out", "run/judged")
+    assert (below.code, below.err) == (0, "report run/judged/report.html\n")
+
+
+@pytest.mark.parametrize("fault", ["pictures_of", "report"])
+def test_what_fails_in_a_picture_costs_no_metrics(cli, trained, monkeypatch, fault):
+    """Whatever it is: a fault of ours in what is only to be looked at."""
+
+    def fail(*_, **__):
+        raise IndexError("a fault")
+
+    where = "metricli.runs.validate" if fault == "pictures_of" else "metricli.api"
+    monkeypatch.setattr(f"{where}.{fault}", fail)
+    done = cli("validate", "--ckpt", trained.best_ckpt, "--out", "judged", "--json")
+    assert done.code == 0, done.err
+    assert "could not be" in done.err
+    assert "IndexError: a fault" in done.err
+    assert json.loads(Path("judged/metrics.json").read_text())["metrics"] == trained.metrics
+    assert Path("judged/per_query.parquet").is_file()

@@ -9,7 +9,7 @@ import time
 import numpy as np
 import pytest
 
-from tests.cli.conftest import TINY, error_of, listing, process, table_lines
+from tests.cli.conftest import TINY, error_of, listing, process, table_lines, unbroken
 
 LONGER = ["training.epochs=3", "sampler.batches=4"]
 
@@ -116,8 +116,8 @@ def test_resume_of_a_finished_run_prints_its_report(cli, spec, trained, tmp_path
 @pytest.mark.parametrize(
     ("override", "change"),
     [
-        ("loss.margin=0.3", "loss.margin: 0.2 was, 0.3 is"),
-        ("training.epochs=5", "training.epochs: 2 was, 5 is"),
+        ("loss.margin=0.3", "loss.margin: was 0.2, is 0.3"),
+        ("training.epochs=5", "training.epochs: was 2, is 5"),
     ],
 )
 def test_resume_with_a_changed_spec(refused, spec, trained, override, change):
@@ -166,10 +166,11 @@ def test_ctrl_c_saves_and_the_resumed_run_ends_equal(cli, spec, tmp_path, whole)
     running.send_signal(signal.SIGINT)
     out, err = running.communicate(timeout=60)
     assert (running.returncode, out) == (130, ""), err
-    *_, line = err.splitlines()
+    *_, line = unbroken(err).strip().splitlines()
     assert line.startswith("error: stopped by a signal after step ")
     assert line.endswith(
-        f", saved in {tmp_path}/cut; go on with: metricli train SPEC --resume {tmp_path}/cut"
+        f", saved in {tmp_path}/cut; "
+        f"go on with: metricli train {tmp_path}/cut/spec.resolved.yaml --resume {tmp_path}/cut"
     )
     done = cli("train", spec, *LONGER, "--resume", "cut", "--json")
     assert done.code == 0
@@ -195,7 +196,12 @@ def test_sigterm_saves_and_exits_143(cli, spec, tmp_path, monkeypatch, whole, at
     done = cli("train", spec, *LONGER, "--run-dir", "cut", "--json")
     assert done.code == 143
     assert done.json["error"]["code"] == "interrupted"
-    assert done.err.splitlines()[-1].startswith(f"error: stopped by a signal after step {at}, saved in ")
+    assert (
+        unbroken(done.err)
+        .strip()
+        .splitlines()[-1]
+        .startswith(f"error: stopped by a signal after step {at}, saved in ")
+    )
     rows = (tmp_path / "cut/metrics.jsonl").read_text().splitlines()
     saved = [json.loads(row)["step"] for row in rows]
     assert max(saved) == at

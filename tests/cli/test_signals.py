@@ -23,7 +23,7 @@ from metricli.errors import Interrupted, Terminated
 from metricli.runs.context import stop_on_signals
 from metricli.runs.launch import Wire, _cause
 from metricli.stopping import Came
-from tests.cli.conftest import TINY, Call, error_of, process
+from tests.cli.conftest import TINY, Call, error_of, process, unbroken
 from tests.cli.test_runs import assert_same_run
 from tests.runs.test_processes_train import assert_same_lines, jsonl
 from tests.worlds import Worlds
@@ -71,7 +71,7 @@ def test_a_signal_saves_and_the_code_may_ask_for_a_requeue(
     signal_at(monkeypatch, "step", 1, signum)
     done = cli("train", *words, spec, *WORDS, "--run-dir", "cut", "--json")
     assert (done.code, done.json["error"]["code"]) == (code, "interrupted")
-    assert done.err.splitlines()[-1].startswith(f"{STOPPED}1, saved in ")
+    assert unbroken(done.err).strip().splitlines()[-1].startswith(f"{STOPPED}1, saved in ")
     assert Path("cut/checkpoints/last.ckpt").is_file()
 
 
@@ -83,8 +83,9 @@ def test_a_signal_in_a_validation_ends_it_and_resuming_repeats_it(
     cut = cli("train", spec, *WORDS, "--run-dir", "cut")
     assert cut.code == 143
     place = Path.cwd() / "cut"
-    assert cut.err.splitlines()[-1] == (
-        f"{STOPPED}4, in its validation, saved in {place}; go on with: metricli train SPEC --resume {place}"
+    assert unbroken(cut.err).strip().splitlines()[-1] == (
+        f"{STOPPED}4, in its validation, saved in {place}; "
+        f"go on with: metricli train {place}/spec.resolved.yaml --resume {place}"
     )
     assert len(done) == 8
     monkeypatch.setattr(PlainReporter, "advance", lambda *_: None)
@@ -107,7 +108,7 @@ def test_a_signal_in_the_search_ends_it(cli: Call, spec: str, monkeypatch: pytes
     monkeypatch.setattr(PlainReporter, "begin", signalling)
     cut = cli("train", spec, *WORDS, "--run-dir", "cut", "--requeue-exit-code")
     assert cut.code == 75
-    assert cut.err.splitlines()[-1].startswith(f"{STOPPED}2, in its validation, saved in ")
+    assert unbroken(cut.err).strip().splitlines()[-1].startswith(f"{STOPPED}2, in its validation, saved in ")
 
 
 def stopped_in_validation(place: Path, signalled: int, what: str) -> tuple[int, str, float]:
@@ -264,7 +265,7 @@ def test_a_signal_that_a_library_swallowed_is_not_forgotten(
 
     monkeypatch.setattr("metricli.api.train", careless)
     cut = cli("train", spec, *WORDS, "--run-dir", "cut")
-    assert (cut.code, cut.err.splitlines()[-1][: len(STOPPED) + 2]) == (143, f"{STOPPED}0,")
+    assert (cut.code, unbroken(cut.err).strip().splitlines()[-1][: len(STOPPED) + 2]) == (143, f"{STOPPED}0,")
 
 
 @pytest.mark.parametrize(("signum", "code"), [("SIGUSR1", 143), ("SIGTERM", 143), ("SIGINT", 130)])

@@ -3,6 +3,7 @@
 import io
 import math
 import re
+from unicodedata import east_asian_width
 
 import pytest
 
@@ -16,6 +17,7 @@ from metricli.reports import (
     TrainReport,
     ValidateReport,
 )
+from metricli.tables import aligned, broken
 
 ROW = {
     "epoch": 3,
@@ -261,8 +263,9 @@ def test_words_in_a_pipe_are_broken_between_them_and_nowhere_else(capfd):
     assert " ".join(" ".join(lines[:4]).split()) == "warning: " + "word " * 90 + path
     assert lines[4] == "short"
     assert lines[5].startswith("epoch 3/20  loss 0.1235")
-    assert lines[5].endswith("12.3 s  best")
-    assert lines[6].startswith("epoch 1/4: 1/10 steps, loss 0.5000")
+    assert " ".join(lines[5:-1]).endswith("12.3 s  best")
+    assert "metric@39 0.5000" in " ".join(lines[5:-1]), "nothing is cut"
+    assert lines[-1].startswith("epoch 1/4: 1/10 steps, loss 0.5000")
 
 
 def test_many_metrics_in_a_pipe_are_several_tables(capfd):
@@ -355,3 +358,69 @@ def test_no_pairs_no_histogram(capfd):
     nothing = PairHistogram(edges=[0.0, 1.0], genuine=[0], impostor=[0], is_exact=True)
     render.validated(judged(count=lambda: nothing))
     assert "distances between" not in capfd.readouterr().out
+
+
+def test_long_lines_of_several_are_broken_each_by_itself():
+    """A problem stays below its heading; what follows of it is indented further; a long word stays whole."""
+    text = "1 problem\n  line 7  " + "word " * 60 + "x" * 250 + "\nshort"
+    lines = broken(text)
+    assert lines[0] == "1 problem"
+    assert lines[-1] == "short"
+    assert all(line.startswith("    ") for line in lines[2:-1])
+    assert [line for line in lines if len(line) > 200] == ["    " + "x" * 250]
+    assert " ".join(" ".join(lines).split()) == " ".join(text.split())
+    assert broken("  a line of spaces kept") == ["  a line of spaces kept"]
+
+
+def test_columns_of_wide_characters_are_aligned():
+    """Two columns for a Chinese character, by the standard's widths."""
+    rows = [["", "cmc@1"], ["多边形", "0.5000"], ["ring", "0.2500"]]
+    lines = aligned(rows, left=(0,))
+    ends = [sum(2 if east_asian_width(c) in "WF" else 1 for c in line) for line in lines]
+    assert ends == [14, 14, 14]
+    assert lines[1] == "多边形  0.5000"
+
+
+def test_a_long_category_leaves_room_for_the_metrics(capfd):
+    metrics = {
+        name: {f"cmc@{k}": 0.5 for k in range(1, 7)} for name in ("OVERALL", "c" * 300, "c" * 299 + "d")
+    }
+    render.metrics_table(metrics, {}, 0.95)
+    lines = capfd.readouterr().out.splitlines()
+    assert len(lines) == 4, "two categories that begin alike are two lines"
+    assert max(map(len, lines)) <= 200
+
+
+def test_a_metric_without_a_value_is_a_dash(tmp_path):
+    nan = math.nan
+    assert "cmc@1 -" in progress.describe_epoch(ROW | {"cmc@1": nan})
+    assert progress.number(0.0) == "0"
+
+
+@pytest.mark.parametrize(
+    ("metrics", "value", "expected"),
+    [
+        ({"OVERALL": {"cmc@1": 0.5}}, 0.5, ["3 of 20 (cmc@1 0.5000)", "metricli validate --ckpt"]),
+        (
+            {"OVERALL": {"cmc@1": math.nan}},
+            math.nan,
+            ["3 of 20 (the newest; cmc@1 has no value)", "metricli validate --ckpt"],
+        ),
+        ({}, math.nan, ["3 of 20", "metricli predict --out feats.npy --ckpt"]),
+    ],
+)
+def test_the_end_of_a_run_says_what_can_be_done(capfd, tmp_path, metrics, value, expected):
+    files = tmp_path / "best.ckpt", tmp_path / "last.ckpt"
+    render.trained(TrainReport(metrics, tmp_path, *files, 3, 20, 60, "cmc@1", value, "early stopping"))
+    lines = capfd.readouterr().out.splitlines()
+    assert next(line for line in lines if line.startswith("best epoch")) == f"best epoch  {expected[0]}"
+    assert "trained     60 steps in 0:00, stopped early" in lines
+    assert lines[-1] == f"next        {expected[1]} {files[0]}"
+
+
+def test_a_report_prints_its_comparison():
+    entry = MetricDifference(0.25, 0.5, 0.25, 0.1, 0.4, 0.002, "better")
+    found = Comparison(
+        "old", "new", 4, 2, 0.95, 1000, {"OVERALL": {"cmc@1": entry}}, Flips("cmc@1", 1, 0, 3, [])
+    )
+    assert str(judged(comparison=found)) == f"{judged()}\n\n{found}"

@@ -14,6 +14,7 @@ from metricli.data.table import Table
 HEADER = ("label", "path", "split", "is_query", "is_gallery", "category", "sequence", "ignore", *BOX_COLUMNS)
 LONG = "images/a_long_enough_folder/of_many_photographs_"
 OF_THE_TABLE = {"no-train-rows", "no-validation-rows", "no-queries", "empty-gallery"}
+OF_ONE_LABEL = {"one-train-label", "one-label-gallery"}
 OF_LABELS = {"label-in-two-splits", "label-in-two-categories"}
 FLAGS = {"": None, "True": True, "1": True, "false": False, "0": False}
 
@@ -124,6 +125,20 @@ def table_rules(row: dict[str, str], rows: list[dict[str, str]]) -> list[str]:
     return [code for code, wrong in rules.items() if wrong]
 
 
+def one_label(rows: list[dict[str, str]]) -> set[str]:
+    """Codes of a side of the table that has one label."""
+    trained = {row["label"] for row in rows if row["split"] == "train"}
+    asked, offered = (
+        {row["label"] for row in rows if judged(row) and FLAGS.get(row[flag]) is True}
+        for flag in ("is_query", "is_gallery")
+    )
+    rules = {
+        "one-train-label": len(trained) == 1,
+        "one-label-gallery": len(offered) == 1 and offered <= asked,
+    }
+    return {code for code, wrong in rules.items() if wrong}
+
+
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(rows=st.lists(row, min_size=1, max_size=14))
 def test_findings_are_those_of_a_loop_over_rows(
@@ -136,8 +151,10 @@ def test_findings_are_those_of_a_loop_over_rows(
             expected.setdefault(code, []).append(i + 1)
     lines = [",".join(cells.values()) for cells in rows]
     found: dict[str, tuple[int, list[int]]] = {}
-    for finding in check_table(table(*lines, header=",".join(HEADER)), files=False):
-        if finding.code not in OF_THE_TABLE:
+    findings = check_table(table(*lines, header=",".join(HEADER)), files=False)
+    assert OF_ONE_LABEL.intersection(finding.code for finding in findings) == one_label(rows)
+    for finding in findings:
+        if finding.code not in OF_THE_TABLE | OF_ONE_LABEL:
             count, places = found.get(finding.code, (0, []))  # each flag has a `bad-flag` of its own
             found[finding.code] = (count + finding.count, sorted(places + finding.rows)[:10])
     assert found == {code: (_count(code, places, rows), places[:10]) for code, places in expected.items()}

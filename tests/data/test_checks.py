@@ -10,6 +10,7 @@ from metricli.data.strings import groups, hash_text
 from metricli.data.table import folder_table
 from metricli.errors import DataError
 from metricli.reports import Finding
+from tests.conftest import ROOT
 
 CATEGORY = "label,path,split,is_query,is_gallery,category"
 SEQUENCE = "label,path,split,is_query,is_gallery,sequence"
@@ -429,3 +430,44 @@ def test_require_sound():
         require_sound([first, second, warning], "t.csv")
     assert caught.value.message == "2 errors in t.csv\n  one is bad\n  two are bad"
     assert caught.value.hint == "run `metricli inspect-dataset t.csv` for all rows"
+
+
+def test_train_rows_of_one_label_are_refused(check):
+    found = check(*SOUND, one_label=True)["one-train-label"]
+    expect(found, "error", 1, [], "all train rows have one label, 'a': training needs two")
+    assert "one-train-label" not in check(*SOUND, "b,5.jpg,train,,", one_label=True)
+    assert "one-train-label" not in check(*SOUND[2:], one_label=True)
+    assert "one-train-label" not in check(*SOUND, need="evaluate", one_label=True)
+
+
+@pytest.mark.parametrize("need", ["train", "evaluate"])
+def test_a_gallery_of_one_label_is_doubtful(check, need):
+    found = check(*SOUND, "w,5.jpg,validation,1,0", need=need, one_label=True)["one-label-gallery"]
+    message = (
+        "the whole gallery of validation has one label, 'v', so that no ranking can be wrong: "
+        "put images of other labels there"
+    )
+    expect(found, "warning", 1, [], message)
+    wrong = "w,5.jpg,validation,0,1"
+    assert "one-label-gallery" not in check(*SOUND, wrong, need=need, one_label=True)
+    unasked = "w,3.jpg,validation,0,1", "v,4.jpg,validation,1,0"  # no query finds a match: said otherwise
+    assert "one-label-gallery" not in check(*SOUND[:2], *unasked, need=need, one_label=True)
+
+
+@pytest.mark.parametrize("need", ["train", "evaluate"])
+def test_queries_of_a_gallery_elsewhere_need_none_of_their_own(check, need):
+    queries = [*SOUND[:2], "v,3.jpg,validation,1,0", "w,4.jpg,validation,1,0"]
+    assert check(*queries, need=need, own_gallery=False) == {}
+    assert list(check(*queries, need=need)) == ["empty-gallery"]
+    assert list(check(*SOUND[:2], "v,3.jpg,validation,0,1", own_gallery=False)) == ["no-queries"]
+    assert check(*SOUND, "w,5.jpg,validation,1,0", need=need, own_gallery=False, one_label=True).keys() <= {
+        "one-train-label"
+    }
+
+
+def test_the_smallest_table_of_the_docs_has_no_finding(check):
+    page = (ROOT / "docs/table.md").read_text()
+    header, *lines = page.partition("```csv\n")[2].partition("```")[0].splitlines()
+    assert len(lines) == 8
+    assert check(*lines, header=header, one_label=True) == {}
+    assert "one-label-gallery" in check(*lines[:-2], header=header, one_label=True)

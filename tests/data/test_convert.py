@@ -423,20 +423,33 @@ def test_the_command_says_what_it_found(cli, birds, tmp_path):
 def test_the_command_refuses_what_it_does_not_know(cli, birds, sop, tmp_path):
     (tmp_path / "there.csv").touch()
     (tmp_path / "archive").mkdir()
+    (tmp_path / "empty").mkdir()
     birds.rename(tmp_path / "archive/CUB_200_2011")
     for words, code, message in [
-        (["cub", "archive"], 2, "no converter for 'cub'; data sets: cars196, cub200, sop, inshop"),
+        (
+            ["cub", "archive"],
+            2,
+            "no converter for 'cub'; data sets: cars196, cub200, sop, inshop; did you mean 'cub200'?",
+        ),
+        (["faces", "archive"], 2, "no converter for 'faces'; data sets: cars196, cub200, sop, inshop\n"),
         (
             ["sop", sop.name, "--split", "oml"],
             2,
-            "sop has no split 'oml'; known: paper; see docs/datasets.md",
+            "sop has no split 'oml'; known: paper\n",
         ),
         (["sop", sop.name, "--boxes"], 2, "sop has no boxes; leave --boxes away"),
         (["sop", sop.name, "--out", "there.csv"], 2, "'there.csv' exists already; give another --out"),
         (["sop", sop.name, "--out", "no/t.csv"], 2, "--out 'no/t.csv': the folder 'no' does not exist"),
         (["sop", "nowhere"], 3, "no folder 'nowhere'; give the folder of the unpacked archive"),
         (["cub200", "archive"], 3, "no 'images.txt' in 'archive'; did you mean 'archive/CUB_200_2011'?"),
-        (["cars196", "archive"], 3, "no 'cars_train_annos.mat' in 'archive'; docs/datasets.md shows the "),
+        (
+            ["cars196", "archive"],
+            3,
+            "no 'cars_train_annos.mat' in 'archive'; expected cars_annos.mat and car_ims/, or devkit/",
+        ),
+        (["cub200", "empty"], 3, "no 'images.txt' in 'empty'; expected images/, images.txt and image_cl"),
+        (["sop", "empty"], 3, "no 'Ebay_train.txt' in 'empty'; expected Ebay_train.txt, Ebay_test.txt "),
+        (["inshop", "empty"], 3, "no 'list_eval_partition.txt' in 'empty'; expected list_eval_partition."),
     ]:
         done = cli("convert", *words, *([] if "--out" in words else ["--out", "t.csv"]))
         assert (done.code, done.out) == (code, "")

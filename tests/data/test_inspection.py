@@ -17,6 +17,7 @@ LINES = [
     "b,5.png,train,,,d,,,,,",
     "v,6.png,validation,1,0,e,s1,,,,",
     "v,7.jpg,validation,0,1,e,s2,,,,",
+    "w,8.png,validation,0,1,e,s3,,,,",
 ]
 
 
@@ -39,27 +40,27 @@ def test_a_sound_table(dataset, deep):
     report = inspect_table(dataset, deep=deep, on_progress=lambda done, total: progress.append((done, total)))
     assert report.findings == []
     assert report.errors == 0
-    assert (report.table, report.rows) == (str(dataset), 7)
+    assert (report.table, report.rows) == (str(dataset), 8)
     assert report.splits == {
         "train": SplitSummary(5, 2, 2, 0, 0, 0, 1, 2, 2.5, 3, [("2-3", 2)]),
-        "validation": SplitSummary(2, 1, 1, 2, 1, 1, 0, 2, 2.0, 2, [("2-3", 1)]),
+        "validation": SplitSummary(3, 2, 1, 3, 1, 2, 0, 1, 1.5, 2, [("1", 1), ("2-3", 1)]),
     }
     assert report.images == {
-        "width": [6, 9.0, 12],
+        "width": [6, 9.5, 13],
         "height": [4, 4.0, 4],
-        "formats": {"JPEG": 1, "PNG": 6},
-        "checked": 7,
-        "images": 7,
+        "formats": {"JPEG": 1, "PNG": 7},
+        "checked": 8,
+        "images": 8,
     }
-    assert progress == [(i, 7) for i in range(1, 8)]
+    assert progress == [(i, 8) for i in range(1, 9)]
     assert json.loads(json.dumps(report.to_dict()))["splits"]["train"]["histogram"] == [["2-3", 2]]
 
 
 def test_only_a_spread_out_sample_is_looked_at_unless_deep(dataset, monkeypatch):
     monkeypatch.setattr(deep, "SAMPLE", 3)
     assert inspect_table(dataset).images["checked"] == 3
-    assert inspect_table(dataset).images["width"] == [6, 9.0, 12]
-    assert inspect_table(dataset, deep=True).images["checked"] == 7
+    assert inspect_table(dataset).images["width"] == [6, 9.0, 13]
+    assert inspect_table(dataset, deep=True).images["checked"] == 8
 
 
 def test_unreadable_files(dataset):
@@ -75,12 +76,12 @@ def test_unreadable_files(dataset):
     report = inspect_table(dataset, deep=True)
     assert [(f.code, f.rows) for f in report.findings] == [("unreadable-file", [1, 2])]
     assert report.errors == 1
-    assert report.images["checked"] == 5
+    assert report.images["checked"] == 6
 
 
 def test_an_image_above_the_cap_is_unreadable(dataset):
     found = inspect_table(dataset, max_pixels=40).findings
-    assert [(f.code, f.rows) for f in found] == [("unreadable-file", [6, 7])]
+    assert [(f.code, f.rows) for f in found] == [("unreadable-file", [6, 7, 8])]
     assert "7.jpg': 12 x 4 is more than the 40 pixels allowed (row 7)" in found[0].message
 
 
@@ -96,25 +97,25 @@ def test_boxes_outside_the_image(dataset):
         "box-outside-image",
         "error",
         2,
-        [8, 10],
+        [9, 11],
     )
     assert finding.message == (
         "2 boxes reach outside the upright image: "
-        "'(0, 0, 7, 4) of 6 x 4' (row 8), '(0, 0, 7, 5) of 7 x 4' (row 10); "
+        "'(0, 0, 7, 4) of 6 x 4' (row 9), '(0, 0, 7, 5) of 7 x 4' (row 11); "
         "expected left, top, right, bottom within it"
     )
 
 
 def test_identical_files_in_two_splits_or_of_two_labels(dataset):
     folder = dataset.parent
-    for source, target in [("6", "8"), ("1", "9"), ("3", "10")]:
+    for source, target in [("6", "9"), ("1", "10"), ("3", "11")]:
         (folder / f"{target}.png").write_bytes((folder / f"{source}.png").read_bytes())
-    add(dataset, "v,8.png,train,,,e,,,,,", "v,10.png,train,,,e,,,,,", "a,9.png,train,,,c,,,,,")
+    add(dataset, "v,9.png,train,,,e,,,,,", "v,11.png,train,,,e,,,,,", "a,10.png,train,,,c,,,,,")
     (finding,) = [f for f in inspect_table(dataset, deep=True).findings if f.code == "identical-files"]
-    assert (finding.severity, finding.count, finding.rows) == ("warning", 2, [8, 9])
+    assert (finding.severity, finding.count, finding.rows) == ("warning", 2, [9, 10])
     assert finding.message == (
         "2 rows have the same file content as an earlier row of another split or label: "
-        "'8.png' (row 8), '10.png' (row 9); remove all but one"
+        "'9.png' (row 9), '11.png' (row 10); remove all but one"
     )
     assert "identical-files" not in [f.code for f in inspect_table(dataset).findings]
 

@@ -48,7 +48,7 @@ def data(tmp_path: Path, cache: Path) -> Path:
         write(tmp_path / "data" / name, i)
     for name in NAMES[3:]:
         tear(tmp_path / "data" / name)
-    lines = [f"a,{name},train" for name in NAMES]
+    lines = [f"{label},{name},train" for label, name in zip("aaabb", NAMES, strict=True)]
     (tmp_path / "data" / "t.csv").write_text("\n".join(["label,path,split", *lines, "a,1.png,train"]) + "\n")
     return tmp_path / "data" / "t.csv"
 

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from metricli.cli import lines, progress
-from metricli.tables import printable
+from metricli.tables import printable, shortened
 from tests.hostile.cases import FINE, HOSTILE, Case
 from tests.hostile.names import SINGLE, name_cases, table_of
 
@@ -25,7 +25,7 @@ def test_hostile_names(tried, case):
 def test_json_has_the_exact_name_and_the_table_an_escaped_one(tried, name):
     words = ["validate", "--features", "{features}", "--data", "t.csv", "--root", "{root}"]
     shown = tried(Case("shown", words, {"t.csv": table_of(name)}, codes=FINE))
-    assert printable(f"c{name}") in shown.out
+    assert shortened(printable(f"c{name}"), 80) in shown.out
     told = tried(Case("told", [*words, "--json"], codes=FINE))
     assert list(json.loads(told.out)["metrics"]) == ["OVERALL", f"c{name}"]
 

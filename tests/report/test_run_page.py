@@ -31,10 +31,13 @@ def page_of(folder: Path) -> Page:
 
 @pytest.fixture
 def run(trained: TrainReport, tmp_path: Path) -> Path:
-    """A copy of the trained run, without its checkpoints."""
-    return Path(
-        shutil.copytree(trained.run_dir, tmp_path / "run", ignore=shutil.ignore_patterns("checkpoints"))
-    )
+    """A copy of the trained run; its checkpoints are empty."""
+    ignored = shutil.ignore_patterns("checkpoints")
+    copied = Path(shutil.copytree(trained.run_dir, tmp_path / "run", ignore=ignored))
+    (copied / "checkpoints").mkdir()
+    for name in ("best.ckpt", "last.ckpt"):
+        (copied / "checkpoints" / name).touch()
+    return copied
 
 
 def test_training_leaves_a_page_with_the_numbers_of_its_report(trained: TrainReport) -> None:
@@ -171,9 +174,10 @@ def test_no_torch_is_imported_for_a_page(run: Path) -> None:
 
 
 def test_a_table_has_a_page(cli: Any) -> None:
-    done = cli("inspect-dataset", FIGURES, "--html", "made/page.html", "--json")
+    Path("made").mkdir()
+    done = cli("inspect-dataset", FIGURES, "--html", "page.html", "--json")
     assert done.code == 0
-    page = Page(Path("made/page.html").read_text(encoding="utf-8"))
+    page = Page(Path("page.html").read_text(encoding="utf-8"))
     assert page.data == done.json
     splits = page.tables["t-splits"]
     assert [row[0] for row in splits.rows] == list(done.json["splits"])
@@ -181,7 +185,7 @@ def test_a_table_has_a_page(cli: Any) -> None:
         split["rows"] for split in done.json["splits"].values()
     ]
     assert page.styles[0].count("data:image/webp") > 50
-    assert f"metricli inspect-dataset {FIGURES} --html made/page.html" in page.text
+    assert f"metricli inspect-dataset {FIGURES} --html {Path('page.html').absolute()}" in page.text
 
 
 def test_a_hostile_table_with_errors_has_a_page_without_images(tmp_path: Path, cli: Any) -> None:

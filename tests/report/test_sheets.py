@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageFont
 
+from metricli.pages import plots
+from metricli.pages import sheets as drawing
 from metricli.pages.model import DistanceBars, EmbeddingMap, Item, Panel, Pictures, Shown
 from metricli.pages.plots import histogram, scatter
-from metricli.pages.sheets import sheets
+from metricli.pages.sheets import drawable, font, sheets
 from metricli.reports import OVERALL
 
 BLUE = (10, 20, 240)
@@ -164,3 +167,53 @@ def test_map_places_and_colours(tmp_path: Path) -> None:
         True,
     )
     assert scatter(pictures(tmp_path)) is None
+
+
+def test_words_that_the_font_lacks_are_escapes() -> None:
+    assert drawable("Zoe 1 <b>\n") == "Zoe 1 <b>\\n"
+    assert drawable("a\u718a\U0001f43c") == "a\\u718a\\U0001f43c"
+
+
+def test_a_label_without_glyphs_is_named_by_its_row(tmp_path: Path) -> None:
+    """Below a tile there is room for three escapes."""
+    known = items(tmp_path, 3)
+    drawn = []
+    for word in ("\u718a\u732b" * 2, "\u4e2d\u6587" * 2, "row 2", "\u718a\u732b", r"\u718a\u732b"):
+        named = [known[0], known[1].model_copy(update={"label": word}), known[2]]
+        ((_, _, sheet),) = sheets(pictures(tmp_path, items=named, panels=[panel("-")]))
+        drawn.append(sheet)
+    assert (drawn[0] == drawn[2]).all()
+    assert (drawn[1] == drawn[2]).all()
+    assert (drawn[3] == drawn[4]).all()
+    assert (drawn[3] != drawn[2]).any()
+
+
+def test_the_font_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[float | None] = []
+    load = ImageFont.load_default
+
+    def counting(size: float | None = None) -> Any:
+        read.append(size)
+        return load(size)
+
+    font.cache_clear()
+    monkeypatch.setattr(ImageFont, "load_default", counting)
+    bars = DistanceBars(edges=[0, 1, 2], genuine=[1, 0], impostor=[0, 1], is_exact=True)
+    for _ in range(2):
+        histogram(pictures(tmp_path, distances=bars))
+    assert len(read) == 1
+
+
+def test_pictures_have_the_colours_of_the_page() -> None:
+    """Those of a light page."""
+    css = (Path(drawing.__file__).parent / "templates" / "page.css").read_text()
+    light = dict(re.findall(r"--([\w-]+): #(\w{6});", css.partition("@media")[0]))
+    of_page = {name: tuple(bytes.fromhex(value)) for name, value in light.items()}
+    assert tuple(of_page[f"c{place}"] for place in range(8)) == plots._COLOURS
+    for kind, colour in (("genuine", plots._GENUINE), ("impostor", plots._IMPOSTOR)):
+        found = re.search(rf"\.bars\.{kind}[^{{]*{{ fill: var\(--(c\d)\)", css)
+        assert found is not None
+        assert of_page[found[1]] == colour
+    names = {"ground": drawing.WHITE, "ink": drawing.INK, "soft": drawing.SOFT, "good": drawing._GOOD}
+    for name, colour in {**names, "bad": drawing._BAD, "rule": plots._RULE}.items():
+        assert of_page[name] == colour, name

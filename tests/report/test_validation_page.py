@@ -111,6 +111,10 @@ def test_worst_queries_and_labels_are_those_of_a_loop(hostile: Seen, page: Page)
         assert row[-2].endswith("✓" if labels[nearest] == labels[query] else "✗")
         assert float(numbers[-1] or "nan") == pytest.approx(apart[query, nearest], abs=1e-6)
     assert len(set(paths)) == 40
+    near = [f"{value:.4f}" for value in np.sort(apart, axis=None)[::2] if np.isfinite(value)]
+    shown = re.findall(r"[✓✗] \d+ ([\d.]+)", page.text)
+    assert shown
+    assert set(shown) <= set(near), "with four decimals, as elsewhere"
     rows = {
         row[0]: numbers
         for row, numbers in zip(page.tables["t-labels"].rows, page.tables["t-labels"].numbers, strict=True)

@@ -28,12 +28,12 @@ def test_it_is_accepted_key_by_key(fit: Fit) -> None:
     changed = (*FLAT, "optimizer.lr=0.01", "loss.margin=0.3")
     with pytest.raises(UsageError) as caught:
         fit(*changed, resume=run, allow_change=["optimizer.lr"])
-    assert caught.value.message.endswith(": loss.margin: 0.2 was, 0.3 is")
+    assert caught.value.message.endswith(": loss.margin: was 0.2, is 0.3")
     assert "--allow-change loss.margin" in caught.value.hint
     listener = Listener()
     done = fit(*changed, resume=run, allow_change=["optimizer.lr", "loss"], reporter=listener)
     assert rates(done) == [0.1, 0.1, 0.01, 0.01]
-    assert "the spec has changed, optimizer.lr: 0.1 was, 0.01 is" in listener.said
+    assert "the spec has changed, optimizer.lr: was 0.1, is 0.01" in listener.said
     assert yaml.safe_load((run / "spec.resolved.yaml").read_text())["loss"]["margin"] == 0.3
     assert fit(*changed, resume=run).steps == 4  # from now on it is the spec of the run
 
@@ -64,6 +64,7 @@ def test_fewer_epochs_end_the_run(fit: Fit) -> None:
     run = interrupted(fit, "training.epochs=3", after=5)
     done = fit("training.epochs=2", resume=run, allow_change=["training.epochs"])
     assert (done.epochs, done.stopped) == (2, "epochs")
+    assert done.warnings == ["2 epochs are done and 2 asked for: none is trained"]
     assert read_last(done.last_ckpt)[1]["progress"]["stopped"] == "epochs"
 
 
@@ -103,10 +104,10 @@ def test_the_average_of_the_weights_may_begin_later(fit: Fit) -> None:
 
 def test_another_model_does_not_fit(fit: Fit) -> None:
     run = interrupted(fit, after=2)
-    stamp = (run / "checkpoints" / "last.ckpt").stat()
+    stamp = (run / "checkpoints" / "last.ckpt").stat().st_mtime_ns
     with pytest.raises(CheckpointError, match=r"does not fit the changed spec: .*size mismatch"):
         fit("extractor.dim=6", resume=run, allow_change=["extractor"])
-    assert (run / "checkpoints" / "last.ckpt").stat() == stamp
+    assert (run / "checkpoints" / "last.ckpt").stat().st_mtime_ns == stamp
     assert fit(resume=run).steps == 4
 
 
@@ -127,6 +128,8 @@ def test_a_smaller_batch_goes_on_in_the_epoch(fit: Fit) -> None:
     ("allowed", "resume", "message"),
     [
         (["optimizer.lrr"], True, r"'optimizer.lrr' is no key of the spec, did you mean 'optimizer.lr'\?"),
+        (["epochs"], True, r"'epochs' is no key of the spec, did you mean 'training.epochs'\? give one such"),
+        (["margin"], True, r"'margin' is no key of the spec, did you mean 'loss.margin'\?"),
         (["training.epochs"], False, "--allow-change is for a run that goes on"),
     ],
 )
@@ -140,3 +143,24 @@ def test_a_change_that_is_none_is_said(fit: Fit, tmp_path: Path) -> None:
     run, listener = interrupted(fit, after=1), Listener()
     fit(resume=run, allow_change=["optimizer.lr"], reporter=listener)
     assert "--allow-change optimizer.lr: nothing has changed there" in listener.warned
+
+
+def test_the_hint_of_a_refusal_accepts_all_that_it_names(fit: Fit) -> None:
+    run = interrupted(fit, *FLAT, after=1)
+    changed = (
+        "loss={name: contrastive, pos_margin: 0.1, neg_margin: 0.6}",
+        "optimizer={name: sgd, lr: 0.01, momentum: 0.8}",
+        "scheduler=constant",
+        "seed=3",
+    )
+    with pytest.raises(UsageError) as caught:
+        fit(*changed, resume=run)
+    assert "differs" in caught.value.message, caught.value.message
+    said = caught.value.message.partition(f"{str(run)!r}: ")[2].split("; ")
+    keys = [change.partition(": was ")[0] for change in said]
+    assert len(keys) > 5
+    assert {"loss.name", "optimizer.lr", "optimizer.momentum", "seed"} <= set(keys)
+    accept = caught.value.hint.partition("accept it with ")[2].partition(", or start")[0]
+    words = accept.split("--allow-change ")[1:]
+    assert [word.strip() for word in words] == ["loss", "optimizer", "seed"]
+    assert fit(*changed, resume=run, allow_change=[word.strip() for word in words]).steps == 4

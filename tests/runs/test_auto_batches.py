@@ -123,7 +123,7 @@ def test_a_resume_with_other_numbers_is_refused(fit: Fit, gpu: Callable[..., Mem
     with pytest.raises(UsageError) as refused:
         fit("sampler={name: balanced, n_labels: auto, n_instances: 2}", resume=run)
     assert refused.value.message == (
-        f"the spec differs from that of the run in {str(run)!r}: sampler.n_instances: 4 was, 2 is"
+        f"the spec differs from that of the run in {str(run)!r}: sampler.n_instances: was 4, is 2"
     )
 
 

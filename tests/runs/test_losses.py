@@ -75,7 +75,7 @@ def test_a_resume_with_another_weight_is_refused(fit: Fit) -> None:
     run = interrupted(fit, *SEVERAL, *LONGER, after=1)
     with pytest.raises(UsageError) as caught:
         fit(*SEVERAL, *LONGER, "loss.1.weight=3", resume=run)
-    assert "loss.1.weight: 1.0 was, 3.0 is" in caught.value.message
+    assert "loss.1.weight: was 1.0, is 3.0" in caught.value.message
     assert "miner" not in caught.value.message
 
 

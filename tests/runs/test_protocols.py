@@ -10,7 +10,11 @@ import torch
 from metricli import evaluate, validate
 from metricli.data.table import read_table
 from metricli.errors import DataError
+from metricli.reporter import SilentReporter
 from metricli.runs.protocol import Judged, protocol_of
+from metricli.runs.train import open_training_table
+from metricli.specs.load import load_spec
+from metricli.specs.train import TrainSpec
 from metricli.specs.validate import ValidationSpec
 
 HEADER = "label,path,split,is_query,is_gallery,category,sequence,ignore"
@@ -230,3 +234,27 @@ def test_pairs_are_judged_beside_a_changed_order(tmp_path):
     assert list(found.metrics["OVERALL"]) == list(plain.metrics["OVERALL"])
     assert found.thresholds["OVERALL"] == plain.thresholds["OVERALL"]
     assert any(message.startswith("eer, roc_auc: of the distances") for message in found.warnings)
+
+
+def test_queries_alone_may_be_trained_and_judged_against_another_table(tmp_path):
+    queries = [(label, 1, 0, "", "", "", place) for label, _, _, _, _, _, place in ROWS]
+    theirs = [("a", 0, 1, "", "", "", 0.9), ("b", 0, 1, "", "", "", 1.2)]
+    table, other = write(tmp_path, queries), write(tmp_path, theirs, "old.csv")
+    np.save(tmp_path / "old.npy", np.array([[row[-1]] for row in theirs]))
+    words = {"gallery_features": str(tmp_path / "old.npy"), "gallery_table": str(other)}
+    report = evaluate(POINTS, table, validation=spec(**words))
+    assert found(report) == pytest.approx(naive(queries, theirs), abs=1e-12)  # in one folder: one 0.jpg
+    with table.open("a") as file:
+        file.write("".join(f"{label},t{label}{n}.jpg,train,,,,,\n" for label in "xy" for n in range(2)))
+    for path in tmp_path.joinpath("t.csv").read_text().splitlines()[1:]:
+        (tmp_path / path.split(",")[1]).touch()
+    run = {
+        "data": {"table": str(table)},
+        "extractor": {"name": "timm", "model": "test_resnet", "pretrained": False},
+        "sampler": {"name": "balanced", "n_labels": 2, "n_instances": 2},
+        "loss": "triplet",
+    }
+    opened = open_training_table(load_spec(run | {"validation": words}, TrainSpec), SilentReporter())
+    assert len(opened[0]) == len(ROWS) + 4
+    with pytest.raises(DataError, match="no row of validation is in the gallery"):
+        open_training_table(load_spec(run, TrainSpec), SilentReporter())

@@ -124,7 +124,7 @@ def test_another_spec_is_refused_and_the_keys_are_named(fit: Fit) -> None:
         fit("seed=3", "loss.margin=0.3", resume=run)
     assert caught.value.message == (
         f"the spec differs from that of the run in {str(run)!r}: "
-        "loss.margin: 0.2 was, 0.3 is; seed: 0 was, 3 is"
+        "loss.margin: was 0.2, is 0.3; seed: was 0, is 3"
     )
     assert fit("loggers=[tensorboard]", "prediction.batch_size=3", device="cpu", resume=run).steps == 4
 
@@ -154,7 +154,7 @@ def test_a_run_of_an_older_version_goes_on_with_the_defaults_of_today(fit: Fit, 
     with pytest.raises(UsageError) as caught:
         fit(same, "validation.unmatched=zero", "loss.reduction=sum", resume=run)
     assert caught.value.message.endswith(
-        ": loss.reduction: 'mean' was, 'sum' is; validation.unmatched: 'skip' was, 'zero' is"
+        ": loss.reduction: was 'mean', is 'sum'; validation.unmatched: was 'skip', is 'zero'"
     )
     assert fit(same, resume=run).steps == 4
 
@@ -169,7 +169,7 @@ def test_a_key_that_is_no_more_is_another_spec(fit: Fit) -> None:
     rewritten(run / "checkpoints" / "last.ckpt", older)
     with pytest.raises(UsageError) as caught:
         fit(resume=run)
-    assert caught.value.message.endswith(f"{str(run)!r}: training.swa: True was, None is")
+    assert caught.value.message.endswith(f"{str(run)!r}: training.swa: was True, is None")
 
 
 def test_intervals_keep_the_confidence_they_were_made_with(fit: Fit, spec: dict[str, Any]) -> None:

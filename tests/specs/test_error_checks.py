@@ -133,6 +133,11 @@ TABLE_RULES = {
         {},
         "line 3  sampler.n_labels  a batch of 13 labels, and the table has 12 train labels; lower it",
     ),
+    "one label in the table": (
+        yaml_of(sampler="{name: balanced, n_labels: 8, n_instances: 4}"),
+        {"train_labels": 1},
+        "line 3  sampler.n_labels  a batch of 8 labels, and the table has 1 train label; training needs two",
+    ),
     "labels over categories": (
         yaml_of(sampler=category_sampler(5, 3)),
         {},

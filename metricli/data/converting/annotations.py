@@ -44,8 +44,13 @@ def label_names(names: Mapping[int, str]) -> dict[int, str]:
     return {number: name if apart else f"{number} {name}" for number, name in names.items()}
 
 
-def find(root: Path, *places: str) -> Path:
+def find(root: Path, *places: str, layout: str) -> Path:
     """The first of some places that is there.
+
+    Args:
+        root: the folder of the data set.
+        places: relative paths.
+        layout: what should lie in `root`, for the message.
 
     Raises:
         DataError: none is.
@@ -57,7 +62,7 @@ def find(root: Path, *places: str) -> Path:
     inner = next(
         (child for child in _folders(root) if any((child / place).exists() for place in places)), None
     )
-    hint = f"did you mean {named(inner)!r}?" if inner else "docs/datasets.md shows the expected layout"
+    hint = f"did you mean {named(inner)!r}?" if inner else f"expected {layout}"
     raise DataError(f"no {name!r} in {named(root)!r}", hint=hint)
 
 

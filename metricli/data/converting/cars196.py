@@ -13,6 +13,10 @@ from metricli.errors import DataError, UsageError
 
 __all__ = ["read_cars196"]
 
+_LAYOUT = (
+    "cars_annos.mat and car_ims/, or devkit/cars_train_annos.mat, devkit/cars_meta.mat, "
+    "cars_test_annos_withlabels.mat, cars_train/ and cars_test/"
+)
 _ALL = "cars_annos.mat"
 _TRAIN = ("devkit/cars_train_annos.mat", "cars_train_annos.mat")
 _TEST = ("cars_test_annos_withlabels.mat", "devkit/cars_test_annos_withlabels.mat")
@@ -45,10 +49,10 @@ def _entries(root: Path) -> tuple[list[Entry], dict[int, str]]:
         return entries, _names(found)
     entries = []
     for places, folder in ((_TRAIN, "cars_train"), (_TEST, "cars_test")):
-        path = find(root, *places)
+        path = find(root, *places, layout=_LAYOUT)
         rows = _rows(path, _load(path))
         entries += [_entry(path, row, f"{folder}/{row.get('fname')}", folder == "cars_test") for row in rows]
-    return entries, _names(_load(find(root, *_META)))
+    return entries, _names(_load(find(root, *_META, layout=_LAYOUT)))
 
 
 def _entry(file: Path, row: Mapping[str, Any], path: Any, is_test: bool) -> Entry:

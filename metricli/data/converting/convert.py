@@ -18,6 +18,7 @@ from metricli.data.converting.sop import read_sop
 from metricli.data.images import read_header
 from metricli.data.kind import named
 from metricli.data.phrases import counted, show
+from metricli.data.reading import nearest
 from metricli.data.writing import Row, path_prefix, require_new, write_table
 from metricli.errors import DataError, UsageError
 from metricli.reports import Report
@@ -138,11 +139,13 @@ def convert(
 
 def _known(name: str, split: str, boxes: bool) -> DataSet:
     if name not in DATA_SETS:
-        raise UsageError(f"no converter for {name!r}; data sets: {', '.join(DATA_SETS)}")
+        near = nearest(name, DATA_SETS)
+        hint = f"did you mean {near!r}?" if near else ""
+        raise UsageError(f"no converter for {name!r}; data sets: {', '.join(DATA_SETS)}", hint=hint)
     data_set = DATA_SETS[name]
     if split not in data_set.published:
         known = ", ".join(data_set.published)
-        raise UsageError(f"{name} has no split {split!r}; known: {known}", hint="see docs/datasets.md")
+        raise UsageError(f"{name} has no split {split!r}; known: {known}")
     if boxes and not data_set.has_boxes:
         raise UsageError(f"{name} has no boxes", hint="leave --boxes away")
     return data_set

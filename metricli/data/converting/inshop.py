@@ -17,20 +17,22 @@ _FLAGS: dict[str, tuple[str, bool | None, bool | None]] = {
     "query": ("validation", True, False),
     "gallery": ("validation", False, True),
 }
+_LAYOUT = "list_eval_partition.txt and img/ (or img_highres/); for --boxes list_bbox_inshop.txt too"
 _SMALL, _LARGE = ("img", "Img/img"), ("img_highres", "Img/img_highres")
 
 
 def read_inshop(root: Path, split: str, *, boxes: bool) -> Iterator[Annotation]:
     """Its images; queries never answer. A category is what stands above the item, such as WOMEN/Dresses."""
     del split
-    partition = find(root, "list_eval_partition.txt", "Eval/list_eval_partition.txt")
-    folder = find(root, *_SMALL, *_LARGE).relative_to(root).as_posix()
+    partition = find(root, "list_eval_partition.txt", "Eval/list_eval_partition.txt", layout=_LAYOUT)
+    folder = find(root, *_SMALL, *_LARGE, layout=_LAYOUT).relative_to(root).as_posix()
     if boxes and folder in _LARGE:
         what = (
             f"the boxes belong to the images of 256 pixels in img/, and {named(root)!r} has {folder}/ alone"
         )
         raise DataError(what, hint="unpack img.zip, or leave --boxes away")
-    found = _boxes(find(root, "list_bbox_inshop.txt", "Anno/list_bbox_inshop.txt")) if boxes else {}
+    places = ("list_bbox_inshop.txt", "Anno/list_bbox_inshop.txt")
+    found = _boxes(find(root, *places, layout=_LAYOUT)) if boxes else {}
     for place, (image, item, status) in words_of(partition, 3, skip=2):
         if status not in _FLAGS or not image.startswith("img/"):
             what = (

@@ -9,11 +9,13 @@ from metricli.data.converting.annotations import Annotation, find, judged_alike,
 
 __all__ = ["read_sop"]
 
+_LAYOUT = "Ebay_train.txt, Ebay_test.txt and folders such as bicycle_final/"
+
 
 def read_sop(root: Path, split: str, *, boxes: bool) -> Iterator[Annotation]:
     """Its images; a category is the folder of a super class, without the `_final` behind it."""
     del split, boxes
     for name, side in (("Ebay_train.txt", "train"), ("Ebay_test.txt", "validation")):
-        for place, (_, label, super_class, path) in words_of(find(root, name), 4, skip=1):
+        for place, (_, label, super_class, path) in words_of(find(root, name, layout=_LAYOUT), 4, skip=1):
             category = path.rpartition("/")[0].removesuffix("_final") or super_class
             yield Annotation(str(whole(label, place)), path, side, *judged_alike(side), category)
