@@ -83,8 +83,7 @@ class PlainReporter:
 
     def advance(self, amount: int, values: Mapping[str, float] | None = None) -> None:
         """Some of it is done."""
-        self.done += amount
-        self.images += int((values or {}).get("images", amount))
+        self.count(amount, values or {})
         now = time.monotonic()
         if now - self.said >= PLAIN_EVERY and not self.quiet:
             self.said = now
@@ -93,6 +92,11 @@ class PlainReporter:
             tail = f"{span(rest)} left"
             numbers = describe(values or {}, self.rate(), WIDEST - len(head) - len(tail) - 4)
             self.line(", ".join(filter(None, [head, numbers, tail])))
+
+    def count(self, amount: int, values: Mapping[str, float]) -> None:
+        """Take note of what is done, for the rate."""
+        self.done += amount
+        self.images += int(values.get("images", amount))
 
     def rate(self) -> str:
         """Images (or whatever is counted) a second since the work began."""
@@ -160,8 +164,7 @@ class LiveReporter(PlainReporter):
 
     def advance(self, amount: int, values: Mapping[str, float] | None = None) -> None:
         """Move the bar."""
-        self.done += amount
-        self.images += int((values or {}).get("images", amount))
+        self.count(amount, values or {})
         if self.progress is not None and self.task is not None:
             live = describe(values or {}, self.rate(), self.room)
             self.progress.update(self.task, advance=amount, live=live)

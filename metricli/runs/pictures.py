@@ -109,6 +109,7 @@ def pictures_of(
     epoch: int | None = None,
     spec: Mapping[str, Any] | None = None,
     command: str = "",
+    pairs: PairHistogram | None = None,
 ) -> Pictures:
     """The pictures of an evaluation, in the main process.
 
@@ -119,6 +120,7 @@ def pictures_of(
         epoch: of the run, if it is one of a run.
         spec: the resolved spec, to be shown.
         command: how to make it again.
+        pairs: its `pair_histogram`, where that is known.
     """
     protocol = found.protocol
     values = {name: tensor.cpu().double().numpy() for name, tensor in found.per_query.items()}
@@ -147,7 +149,7 @@ def pictures_of(
         },
         panels=panels,
         categories_in_all=len(protocol.categories),
-        distances=DistanceBars(**asdict(_counted(known))),
+        distances=DistanceBars(**asdict(pairs or _counted(known))),
         map=_map(known),
         hubs=_hubs(known),
         labels=labels,

@@ -16,7 +16,7 @@ from metricli.errors import DataError, UsageError
 from metricli.pages.model import PAGE, PICTURES
 from metricli.placement import placement
 from metricli.reporter import Reporter, SilentReporter
-from metricli.reports import ValidateReport
+from metricli.reports import PairHistogram, ValidateReport
 from metricli.runs.against import Other, check_rules, compared, open_other, protocol_document
 from metricli.runs.checkpoints import BestCheckpoint, read_best
 from metricli.runs.context import choose_device, open_context
@@ -199,6 +199,7 @@ def validate_report(
     """The report of an evaluation; `shown` is what its page says beside it."""
     protocol = found.protocol
     document = protocol_document(found, validation)
+    count = _Pairs(found, validation)
     return ValidateReport(
         metrics=found.metrics,
         split=split,
@@ -218,8 +219,8 @@ def validate_report(
         search="exact" if validation.search.index is None else f"approximate ({validation.search.index})",
         protocol=document,
         write=partial(_write, found, validation),
-        draw=partial(_draw, found, validation, shown, reporter),
-        count=partial(pair_histogram, found, validation),
+        draw=partial(_draw, found, validation, shown, reporter, count),
+        count=count,
     )
 
 
@@ -239,14 +240,38 @@ def _write(found: Evaluation, validation: ValidationSpec, folder: Path) -> None:
     )
 
 
+@dataclass
+class _Pairs:
+    """The pair histogram of an evaluation, made when it is first asked for; it can be pickled."""
+
+    found: Evaluation
+    validation: ValidationSpec
+    known: PairHistogram | None = None
+
+    def __call__(self) -> PairHistogram:
+        """The histogram."""
+        self.known = self.known or pair_histogram(self.found, self.validation)
+        return self.known
+
+
 def _draw(
-    found: Evaluation, validation: ValidationSpec, shown: Shown, reporter: Reporter, folder: Path
+    found: Evaluation,
+    validation: ValidationSpec,
+    shown: Shown,
+    reporter: Reporter,
+    count: _Pairs,
+    folder: Path,
 ) -> None:
     with survived(reporter, "the pictures of the report could not be kept"):
         for name in (PICTURES, PAGE):  # of an earlier validation
             (folder / name).unlink(missing_ok=True)
         pictures = pictures_of(
-            found, validation, max_pixels=shown.max_pixels, spec=shown.spec, command=shown.command
+            found,
+            validation,
+            max_pixels=shown.max_pixels,
+            spec=shown.spec,
+            command=shown.command,
+            pairs=count(),
         )
         pictures.write(folder)
 
