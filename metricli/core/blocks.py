@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Self
 
 import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["Block", "Side", "gathered", "places_of"]
+__all__ = ["Block", "Compared", "Side", "places_of"]
+
+_LISTED = 2**15  # groups of which the scores are gathered at a time
 
 
 def places_of(mask: Tensor) -> Tensor:
@@ -20,17 +23,9 @@ def places_of(mask: Tensor) -> Tensor:
     return mask.flatten().nonzero()[:, 0]
 
 
-def gathered(scores: Tensor, rows: Tensor, buffer: Tensor, *, turned: bool) -> Tensor:
-    """The `rows` (r,) of scores (n, m) in `buffer`: fresh memory would cost several times the copy."""
-    out = buffer[: len(rows) * scores.shape[1]]
-    if turned:
-        return torch.index_select(scores.T, 1, rows, out=out.view(-1, len(rows))).T
-    return torch.index_select(scores, 0, rows, out=out.view(len(rows), -1))
-
-
 @dataclass(frozen=True)
 class Block:
-    """Scores (n, m) of queries (n,) and gallery rows (m,)."""
+    """Scores (n, m) of queries (n,) and gallery rows (m,): lower bounds of their squared gaps."""
 
     queries: Tensor
     gallery: Tensor
@@ -49,8 +44,24 @@ class Block:
             yield Side(self.gallery[self.own :], self.queries, self.scores[:, self.own :].T, self.first)
 
 
+@dataclass(frozen=True)
+class Compared:
+    """What a comparison of scores with two limits of each query tells."""
+
+    below: Tensor
+    """(n,) int64: how many are certainly below the lower one."""
+    line: Tensor
+    """(p,) of the queries and `column` (p,) of the items: the pairs that may lie between."""
+    column: Tensor
+    crowded: Tensor
+    """(r,) queries with so many of these that they are not listed, nor counted in `below`."""
+
+
 class Side:
     """Scores (n, m) of those who ask (n,) and of what they may find (m,), from `low` of the order on."""
+
+    group = 32
+    """Scores behind one minimum."""
 
     def __init__(self, queries: Tensor, gallery: Tensor, scores: Tensor, low: int) -> None:
         self.queries, self.gallery, self.scores, self.low = queries, gallery, scores, low
@@ -59,16 +70,87 @@ class Side:
         self._minima: Tensor | None = None
         self._seen = 0  # columns behind the minima
 
+    def some(self, rows: Tensor, buffer: Tensor) -> Self:
+        """The chosen of those who ask (r,), with scores in `buffer`: fresh memory would cost several times
+        the copy."""
+        return self._with(rows, self._gathered(rows, buffer))
+
+    def _with(self, rows: Tensor, scores: Tensor) -> Self:
+        return type(self)(self.queries[rows], self.gallery, scores, self.low)
+
+    def _gathered(self, rows: Tensor, buffer: Tensor) -> Tensor:
+        out = buffer[: len(rows) * self.scores.shape[1]]
+        if self.turned:
+            return torch.index_select(self.scores.T, 1, rows, out=out.view(-1, len(rows))).T
+        return torch.index_select(self.scores, 0, rows, out=out.view(len(rows), -1))
+
+    def plain(self, rows: Tensor) -> Iterator[tuple[Tensor, Side]]:
+        """The chosen of those who ask (r,), some at a time, with bounds as scores."""
+        yield rows, self if len(rows) == len(self.queries) else self._with(rows, self.scores[rows])
+
+    def values(self, line: Tensor, group: Tensor, size: int) -> Tensor:
+        """The scores (p, size) of groups (p,) of columns, each of its line (p,)."""
+        num, total = self.scores.shape
+        groups = total // size
+        if self.turned or size * groups < total:
+            return self.scores[:, : size * groups].view(num, groups, size)[line, group]
+        return self.scores.view(-1, size).index_select(0, line * groups + group)
+
+    def listed(self, chosen: Tensor, size: int, least: Tensor | None, most: Tensor) -> tuple[Tensor, Tensor]:
+        """Lines and columns (p,), by line, of the scores from `least` (n,), if given, to less than `most`.
+
+        Args:
+            chosen: (n, m // size) bool, the groups of columns in which to look; columns in none always count.
+            size: columns of a group.
+            least, most: in the type of the scores.
+        """
+        lines, columns = [], []
+        line, group = chosen.nonzero(as_tuple=True)
+        for some, few in zip(torch.split(line, _LISTED), torch.split(group, _LISTED), strict=True):
+            values, members = self.values(some, few, size), self.members(few, size)
+            inside = values < most.index_select(0, some)[:, None]
+            if least is not None:
+                inside &= values >= least.index_select(0, some)[:, None]
+            found = places_of(inside)
+            lines.append(some.index_select(0, found // size))
+            columns.append(members.view(-1).index_select(0, found))
+        seen = size * chosen.shape[1]
+        if seen == self.scores.shape[1]:
+            return torch.cat(lines), torch.cat(columns)
+        rest = self.scores[:, seen:] < most[:, None]
+        if least is not None:
+            rest &= self.scores[:, seen:] >= least[:, None]
+        more, place = rest.nonzero(as_tuple=True)
+        line, order = torch.cat([*lines, more]).sort(stable=True)
+        return line, torch.cat([*columns, place + seen]).index_select(0, order)
+
+    def bounds(self, line: Tensor, column: Tensor) -> Tensor:
+        """The bounds (p,) of listed pairs, which are sorted by line."""
+        return self.scores[line, column]
+
+    def limit(self, bound: Tensor) -> Tensor:
+        """In the type of the scores: what is not below it has a squared gap of at least `bound` (n,)."""
+        return bound
+
+    def reach(self, minima: Tensor, count: int) -> Tensor:
+        """(n,) no lower than the `count` lowest bounds of each, of which it has the `minima` (n, g)."""
+        return minima.topk(count, dim=1, largest=False).values[:, -1]
+
     def minima(self, size: int) -> Tensor:
-        """The lowest of each `size` scores side by side (n, m // size), reduced as they lie in memory."""
+        """The lowest of each `size` scores (n, m // size), reduced as they lie in memory."""
         groups = self.scores.shape[1] // size
         self._seen = size * groups
-        main = self.scores[:, : self._seen]
-        if self.turned:
-            self._minima = main.T.reshape(groups, size, len(main)).amin(1).T
-        else:
-            self._minima = main.view(len(main), groups, size).amin(2)
+        self._minima = self._reduced(self.scores[:, : self._seen], size)
         return self._minima
+
+    def _reduced(self, scores: Tensor, size: int) -> Tensor:
+        if self.turned:
+            return scores.T.reshape(-1, size, len(scores)).amin(1).T
+        return scores.view(len(scores), -1, size).amin(2)
+
+    def members(self, groups: Tensor, size: int) -> Tensor:
+        """The columns (p, size) behind the minima of `groups` (p,)."""
+        return groups[:, None] * size + torch.arange(size, device=groups.device)
 
     @cached_property
     def lowest(self) -> Tensor:
@@ -80,3 +162,61 @@ class Side:
 
     def _lowest(self, scores: Tensor) -> Tensor:
         return scores.T.amin(0) if self.turned else scores.amin(1)
+
+    def compare(self, low: Tensor, high: Tensor, known: Tensor, buffer: Tensor) -> Iterator[Compared]:
+        """Which bounds lie below `low` and which between it and `high`, both (n,), some at a time.
+
+        Args:
+            low: bounds below it count as below.
+            high: bounds from it on do not count.
+            known: (n,) a column known to lie between, which is not listed; -1 for none.
+            buffer: memory for scores.
+        """
+        below, within = self._below(low, buffer), self._below(high, buffer)
+        none = low.new_empty(0, dtype=torch.int64)
+        yield Compared(below, none, none, none)
+        unsure = (within - (known >= 0).long() > below).nonzero()[:, 0]
+        for part in torch.split(unsure, max(1, len(buffer) // self.scores.shape[1])) if len(unsure) else ():
+            line, column = self._between(low, high, known, part, buffer)
+            yield Compared(torch.zeros_like(below), line, column, none)
+
+    def _below(self, limit: Tensor, buffer: Tensor) -> Tensor:
+        """How many scores of each are below `limit` (n,): (n,) int64.
+
+        Comparisons that give floats, and sums of floats, are several times faster than those of booleans.
+        """
+        scores = self.scores
+        counts = torch.empty(len(scores), dtype=torch.int64, device=scores.device)
+        step = max(1, len(buffer) // scores.shape[1])
+        for at in range(0, len(scores), step):
+            few, most = scores[at : at + step], limit[at : at + step, None]
+            found = buffer[: few.numel()]
+            if self.turned:
+                found = torch.lt(few.T, most.T, out=found.view(few.T.shape)).sum(0)
+            else:
+                found = torch.lt(few, most, out=found.view(few.shape)).sum(1)
+            counts[at : at + step] = found
+        return counts
+
+    def _between(
+        self, low: Tensor, high: Tensor, known: Tensor, rows: Tensor, buffer: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Where scores of `rows` (r,) lie in [low, high): the rows (p,) and columns (p,).
+
+        Groups of scores that come near the middle are few and found first.
+        """
+        near = self.some(rows, buffer)
+        low, high, known = low[rows], high[rows], known[rows]
+        near.scores.sub_(((low + high) / 2)[:, None]).abs_()
+        rounding = 4 * torch.finfo(low.dtype).eps * (low.abs() + high.abs())
+        reach = (high - low) / 2 * 1.001 + rounding
+        size = min(self.group, self.scores.shape[1])
+        groups = near.minima(size)
+        line, group = (groups <= reach[:, None]).nonzero(as_tuple=True)
+        column, line = near.members(group, size).flatten(), line.repeat_interleave(size)
+        seen = size * groups.shape[1]
+        more, place = (near.scores[:, seen:] <= reach[:, None]).nonzero(as_tuple=True)
+        line, column = torch.cat([line, more]), torch.cat([column, place + seen])
+        values = self.scores[rows[line], column]
+        inside = (values >= low[line]) & (values < high[line]) & (column != known[line])
+        return rows[line[inside]], column[inside]

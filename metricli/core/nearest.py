@@ -11,7 +11,7 @@ from metricli.core.blocks import Side, places_of
 
 __all__ = ["Nearest", "capacity"]
 
-_GROUP = 32  # scores behind one minimum
+_SIFTED = 2**17  # places for listed scores that are sorted out at a time
 _FEW = 256  # queries that are compressed at a time
 
 
@@ -51,40 +51,34 @@ class Nearest:
         num, total = scores.shape
         limit = self.limit[places]
         fresh = bool(limit.isinf().any())
-        size = min(_GROUP, total // (4 * self.kept if fresh else self.kept))
+        size = min(side.group, total // (4 * self.kept if fresh else self.kept))
         if size < 4 or num < 4:
-            return self._topk(places, scores, columns)
+            return self._topk(places, side)
         minima = side.minima(size)
         groups = minima.shape[1]
         if fresh:  # the kept-th lowest minimum is no lower than the kept-th lowest score
-            lowest = minima.topk(self.kept, dim=1, largest=False).values[:, -1]
+            lowest = side.reach(minima, self.kept)
             limit = torch.minimum(limit, torch.nextafter(lowest, torch.full_like(lowest, torch.inf)))
-        row, group = (minima < limit[:, None]).nonzero(as_tuple=True)
-        if 2 * len(row) > num * groups:
-            return self._topk(places, scores, columns)
-        if side.turned or size * groups < total:
-            few = scores[:, : size * groups].view(num, groups, size)[row, group]
-        else:
-            few = scores.view(-1, size).index_select(0, row * groups + group)
-        listed = places_of(few < limit[row][:, None])
-        inner, listed = listed % size, listed // size
-        row, column, value = row[listed], group[listed] * size + inner, few[listed, inner]
-        if size * groups < total:
-            rest = scores[:, size * groups :]
-            more, place = (rest < limit[:, None]).nonzero(as_tuple=True)
-            row, order = torch.cat([row, more]).sort(stable=True)
-            column = torch.cat([column, place + size * groups])[order]
-            value = torch.cat([value, rest[more, place]])[order]
+        most = side.limit(limit)
+        chosen = minima < most[:, None]
+        if 2 * int(chosen.sum()) > num * groups:
+            return self._topk(places, side)
+        row, column = side.listed(chosen, size, None, most)
         if len(row):
-            crowded = self._append(places, row, columns[column], value)
-            if len(crowded):
-                self._topk(places[crowded], scores[crowded], columns)
+            value = side.bounds(row, column)
+            if scores.dtype != value.dtype:  # bounds are lower than their scores told, or not
+                kept = places_of(value < _of(limit, row))
+                row, column, value = _of(row, kept), _of(column, kept), _of(value, kept)
+            self._append(places, row, _of(columns, column), value)
+            if fresh:  # the limit was that of minima
+                with self._lock:
+                    self._compress(places[self._used[places] >= self.kept])
         return None
 
-    def _append(self, places: Tensor, row: Tensor, column: Tensor, value: Tensor) -> Tensor:
-        """Put listed scores, sorted by row, behind those that are there; rows with too many come back."""
+    def _append(self, places: Tensor, row: Tensor, column: Tensor, value: Tensor) -> None:
+        """Put listed scores, sorted by row, behind those that are there, making room if need be."""
         counts = torch.bincount(row, minlength=len(places))
-        turn = torch.arange(len(row), device=row.device) - (counts.cumsum(0) - counts)[row]
+        turn = torch.arange(len(row), device=row.device) - _of(counts.cumsum(0) - counts, row)
         with self._lock:  # a query may be offered scores by several threads, as itself and turned over
             used = self._used[places]
             full = ((used + counts > self.size) & (used > self.kept)).nonzero()[:, 0]
@@ -92,40 +86,71 @@ class Nearest:
                 self._compress(places[full])
                 used[full] = self.kept
             crowded = used + counts > self.size
+            at = _of(places * self.size + used, row) + turn
             if bool(crowded.any()):
-                put = ~crowded[row]
-                row, column, value, turn = row[put], column[put], value[put], turn[put]
-            at = places[row] * self.size + used[row] + turn
-            self.values.view(-1)[at] = value
-            self.columns.view(-1)[at] = column.int()
-            self._used[places] = torch.where(crowded, used, used + counts)
-        return crowded.nonzero()[:, 0]
+                fits = ~_of(crowded, row)
+                put, rest = places_of(fits), places_of(~fits)
+                self._sift(places, crowded, counts, *(_of(each, rest) for each in (row, turn, column, value)))
+                at, column, value = _of(at, put), _of(column, put), _of(value, put)
+                used, counts, places = used[~crowded], counts[~crowded], places[~crowded]
+            self.values.view(-1).scatter_(0, at, value)
+            self.columns.view(-1).scatter_(0, at, column.int())
+            self._used[places] = used + counts
+
+    def _sift(
+        self,
+        places: Tensor,
+        crowded: Tensor,
+        counts: Tensor,
+        row: Tensor,
+        turn: Tensor,
+        column: Tensor,
+        value: Tensor,
+    ) -> None:
+        """Let the lowest stay of what rows have that are listed more than there are places for."""
+        order = crowded.cumsum(0) - 1  # among the crowded
+        ends = counts[crowded].cumsum(0)
+        for part in torch.split(crowded.nonzero()[:, 0], max(1, _SIFTED // int(counts.amax()))):
+            first, last = int(order[part[0]]), int(order[part[-1]])
+            listed = slice(int(ends[first] - counts[part[0]]), int(ends[last]))
+            line, width = _of(order, row[listed]) - first, int(counts[part].amax())
+            values = value.new_full((len(part), width), torch.inf)
+            items = column.new_zeros(len(part), width)
+            values[line, turn[listed]], items[line, turn[listed]] = value[listed], column[listed]
+            self._join(places[part], values, items)
 
     def _compress(self, places: Tensor) -> None:
         """Let the lowest stay."""
-        for part in torch.split(places, _FEW):
+        for part in torch.split(places, _FEW) if len(places) else ():
             values, order = self.values[part].topk(self.kept, dim=1, largest=False, sorted=False)
-            columns = self.columns[part].gather(1, order)
-            self.values[part] = torch.nn.functional.pad(
-                values, (0, self.size - self.kept), value=float("inf")
-            )
-            self.columns[part, : self.kept] = columns
-            self.limit[part] = values.amax(1)
+            self.columns[part, : self.kept] = self.columns[part].gather(1, order)
+            self._keep(part, values)
+
+    def _topk(self, places: Tensor, side: Side) -> None:
+        """The same for scores of which many may count."""
+        for some, plain in side.plain(torch.arange(len(places), device=places.device)):
+            count = min(self.kept, plain.scores.shape[1])
+            lowest = plain.scores.topk(count, dim=1, largest=False, sorted=False)
+            with self._lock:
+                for part in torch.split(torch.arange(len(some), device=places.device), _FEW):
+                    items = side.gallery[lowest.indices[part]]
+                    self._join(places[some[part]], lowest.values[part], items)
+
+    def _join(self, places: Tensor, values: Tensor, items: Tensor) -> None:
+        """Let the lowest stay of what is there and of the scores (n, m) of more items (n, m)."""
+        values = torch.cat([self.values[places], values], 1)
+        values, order = values.topk(self.kept, dim=1, largest=False, sorted=False)
+        both = torch.cat([self.columns[places], items.int()], 1)
+        self.columns[places, : self.kept] = both.gather(1, order)
+        self._keep(places, values)
+
+    def _keep(self, places: Tensor, values: Tensor) -> None:
+        room = 0, self.size - self.kept
+        self.values[places] = torch.nn.functional.pad(values, room, value=float("inf"))
+        self.limit[places] = values.amax(1)
         self._used[places] = self.kept
 
-    def _topk(self, places: Tensor, scores: Tensor, columns: Tensor) -> None:
-        """The same for scores of which many may count."""
-        lowest = scores.topk(min(self.kept, scores.shape[1]), dim=1, largest=False, sorted=False)
-        found = columns[lowest.indices]
-        with self._lock:
-            for part in torch.split(torch.arange(len(places), device=places.device), _FEW):
-                rows = places[part]
-                values = torch.cat([self.values[rows], lowest.values[part]], 1)
-                values, order = values.topk(self.kept, dim=1, largest=False, sorted=False)
-                both = torch.cat([self.columns[rows], found[part].int()], 1)
-                self.columns[rows, : self.kept] = both.gather(1, order)
-                self.values[rows] = torch.nn.functional.pad(
-                    values, (0, self.size - self.kept), value=float("inf")
-                )
-                self.limit[rows] = values.amax(1)
-            self._used[places] = self.kept
+
+def _of(values: Tensor, places: Tensor) -> Tensor:
+    """`values[places]`, several times faster for long lists."""
+    return values.index_select(0, places)

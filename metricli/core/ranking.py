@@ -124,7 +124,7 @@ class Space:
         sizes = norms[rows]
         if bool(((sizes < 1e-15) & (sizes > 0) | (sizes > 1e15)).any()):
             part = part.to(wide_dtype(x.device))  # the reciprocal needs the wide range
-            out.copy_(part.mul_(torch.where(sizes > 0, 1 / sizes, 0.0).to(part.dtype)[:, None]))
+            out.copy_(part * torch.where(sizes > 0, 1 / sizes, 0.0).to(part.dtype)[:, None])
         else:
             part = part.to(dtype)
             torch.mul(part, torch.where(sizes > 0, 1 / sizes, 0.0).to(dtype)[:, None], out=out)

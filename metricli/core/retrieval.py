@@ -8,15 +8,18 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from metricli.core.coarse import usable
 from metricli.core.distances import Distance
 from metricli.core.exclusion import NOTHING, Exclusion, count_matches, joint_codes
+from metricli.core.layout import Layout, Strip
 from metricli.core.nearest import Nearest
 from metricli.core.pairs import PairCounter
 from metricli.core.parallel import in_parallel
 from metricli.core.ranking import Space
-from metricli.core.relevant import RankCounter, marked_items
+from metricli.core.ranks import RankCounter
+from metricli.core.relevant import marked_items
 from metricli.core.results import SearchResult, Survey
-from metricli.core.scan import Layout, Plan, Scan, Strip, squares_of
+from metricli.core.scan import Plan, Scan, squares_of
 from metricli.core.settle import Settler
 
 __all__ = ["SearchResult", "Survey", "check_search", "count_relevant", "search", "survey"]
@@ -123,7 +126,8 @@ def survey(
         labels = None if labels is None else (labels[0][part], labels[1])
         space = space.of_queries(part)
     layout = Layout.of(space, exclude, groups if resolution and num_groups > 0 else None)
-    plan = Plan.of(space, k, layout.reachable, budget_mb, mirrored=same and exclude.symmetric)
+    mirrored, coarse = same and exclude.symmetric, resolution == 0 and usable(space)
+    plan = Plan.of(space, k, layout.reachable, budget_mb, mirrored=mirrored, coarse=coarse)
     result = SearchResult(
         torch.full((len(queries), k), -1, dtype=torch.int64, device=queries.device),
         torch.full((len(queries), k), torch.inf, dtype=space.bound_dtype, device=queries.device),
@@ -194,7 +198,7 @@ def _survey(
         in_parallel(strips, [settle] * min(plan.threads, len(strips)), lambda _: None)
     if on_progress is not None and done < num:  # queries of groups that the gallery has not
         on_progress(num - done)
-    first, last = [counter.ranks for counter in counters] or (None, None)
+    first, last = [counter.ranks() for counter in counters] or (None, None)
     return Survey(result, first, last, *(pairs.histograms() if pairs else (None, None)))
 
 

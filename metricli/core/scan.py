@@ -10,15 +10,19 @@ import torch
 from torch import Tensor
 
 from metricli.core.blocks import Block
+from metricli.core.coarse import Coarse
+from metricli.core.coarse_blocks import CoarseBlock
 from metricli.core.exclusion import Exclusion
+from metricli.core.layout import Layout, Strip
 from metricli.core.nearest import capacity
 from metricli.core.ranking import Space, wide_dtype
 
-__all__ = ["Layout", "Plan", "Scan", "Strip", "squares_of"]
+__all__ = ["Plan", "Scan", "squares_of"]
 
 _CACHED = 3 * 2**22  # bytes of a block: larger ones leave the cache, smaller ones go by in small steps
 _PER_THREAD = 6 * 2**20  # bytes of the budget below which one more thread does not pay
-_SMALL = 256  # queries of small groups that are searched together
+_HIGH = 192  # queries of a coarse block from which on it is made wider: what is near is listed but once
+_LEAST = 2**16  # pairs of a block below which a coarse product does not pay
 
 
 @dataclass(frozen=True)
@@ -44,10 +48,15 @@ class Plan:
     """Whether a block serves its queries and, turned over, its gallery rows."""
     held: bool
     """Whether all gallery rows are held as the product takes them."""
+    coarse: bool
+    """Whether blocks may be of coarse scores, which take half the memory."""
 
     @staticmethod
-    def of(space: Space, k: int, reachable: int, budget_mb: float, *, mirrored: bool) -> Plan:
-        """For the `k` nearest of at most `reachable` items; `mirrored`: queries and gallery are the same."""
+    def of(
+        space: Space, k: int, reachable: int, budget_mb: float, *, mirrored: bool, coarse: bool = False
+    ) -> Plan:
+        """For the `k` nearest of at most `reachable` items; `mirrored`: queries and gallery are the same;
+        `coarse`: blocks are of coarse scores."""
         num, dim = space.gallery.shape
         size = space.bound_dtype.itemsize
         budget = budget_mb * 2**20
@@ -59,12 +68,17 @@ class Plan:
         symmetric = mirrored and num * capacity(candidates) * (size + 4) <= 0.375 * budget
         block, share = 0.375 * budget / threads, share / threads
         if space.queries.device.type == "cpu":
-            block = min(block, _CACHED * 2 / 3 if symmetric else _CACHED)  # both sides list candidates
-        high = (block / size / (4 if held else 0.5)) ** 0.5
-        wide = int(max(block / size / high, 4 * candidates))
-        wide = wide if held else int(min(wide, share / (2 * size * dim + 1)))
+            block = min(block, _CACHED * 2 / 3 if symmetric and not coarse else _CACHED)  # both sides list
+        each = size // 2 if coarse else size
+        high = (block / each / (4 if held else 0.5)) ** 0.5
+        if coarse and symmetric:
+            high = (block / each) ** 0.5
+        if coarse and held and not symmetric:
+            high = min(high, _HIGH)
+        wide = int(max(block / each / high, 4 * candidates))
+        wide = max(1, wide if held else int(min(wide, share / (2 * size * dim + 1))))
         wide = max(1, _even(num, wide // 64 * 64 if wide > 64 else wide, step=64))
-        high = int(min(block / (size * wide), share / (64 * candidates + 1), share / (2 * size * dim + 1)))
+        high = int(min(block / (each * wide), share / (64 * candidates + 1), share / (2 * size * dim + 1)))
         high = _even(len(space.queries), max(1, high), times=1 if symmetric else threads)
         return Plan(
             k=k,
@@ -77,6 +91,7 @@ class Plan:
             threads=threads,
             symmetric=symmetric,
             held=held,
+            coarse=coarse,
         )
 
 
@@ -92,80 +107,6 @@ def _threads(device: torch.device, budget: float) -> int:
     if device.type != "cpu":
         return 1
     return max(1, min(torch.get_num_threads(), int(budget / _PER_THREAD)))
-
-
-@dataclass(frozen=True)
-class Strip:
-    """Queries first..last of the order against gallery rows low..high of the order."""
-
-    first: int
-    last: int
-    low: int
-    high: int
-
-
-@dataclass(frozen=True)
-class Layout:
-    """The order in which rows are taken, so that those of a group stand together; None: as they come."""
-
-    queries: Tensor
-    gallery: Tensor
-    bounds: Tensor
-    """(n, 4) int64 on the CPU: for each group its queries and its gallery rows in the orders."""
-    reachable: int
-    """Gallery rows of the largest group."""
-    plain: bool
-    """Whether all rows are taken as they come."""
-
-    @property
-    def positions(self) -> Tensor:
-        """(G,) where each gallery row stands in the order."""
-        places = torch.empty_like(self.gallery)
-        places[self.gallery] = torch.arange(len(places), device=places.device)
-        return places
-
-    @staticmethod
-    def of(space: Space, exclude: Exclusion, sorted_by: Tensor | None) -> Layout:
-        """Groups of `exclude` apart, and within them queries of one code of `sorted_by` (Q,) together."""
-        device = space.queries.device
-        queries = torch.arange(len(space.queries), device=device)
-        gallery = torch.arange(len(space.gallery), device=device)
-        same = space.queries is space.gallery
-        if sorted_by is not None:
-            queries = sorted_by.argsort(stable=True)
-            gallery = queries if same else gallery
-        codes = exclude.both("groups")
-        if codes is None:
-            bounds = torch.tensor([[0, len(queries), 0, len(gallery)]])
-            return Layout(queries, gallery, bounds, len(gallery), sorted_by is None)
-        codes = torch.unique(codes, return_inverse=True)[1]
-        of_queries, of_gallery = codes[: len(queries)], codes[len(queries) :]
-        queries = queries[of_queries[queries].argsort(stable=True)]
-        gallery = gallery[of_gallery[gallery].argsort(stable=True)]
-        num = int(codes.max()) + 1 if len(codes) else 0
-        sizes = [torch.bincount(x, minlength=num).cpu() for x in (of_queries, of_gallery)]
-        ends = [x.cumsum(0) for x in sizes]
-        bounds = torch.stack([ends[0] - sizes[0], ends[0], ends[1] - sizes[1], ends[1]], 1)
-        bounds = bounds[(sizes[0] > 0) & (sizes[1] > 0)]
-        reachable = int((bounds[:, 3] - bounds[:, 2]).amax()) if len(bounds) else 0
-        return Layout(queries, gallery, bounds, reachable, plain=False)
-
-    def strips(self, height: int) -> Iterator[Strip]:
-        """Strips of at most `height` queries: parts of a large group, or several small groups together."""
-        first = last = low = high = -1
-        for start, end, left, right in self.bounds.tolist():
-            if first >= 0 and (end - first > min(_SMALL, height)):
-                yield Strip(first, last, low, high)
-                first = -1
-            if end - start > min(_SMALL, height):
-                for at in range(start, end, height):
-                    yield Strip(at, min(at + height, end), left, right)
-                continue
-            if first < 0:
-                first, low = start, left
-            last, high = end, right
-        if first >= 0:
-            yield Strip(first, last, low, high)
 
 
 class Scan:
@@ -186,15 +127,23 @@ class Scan:
         self._held = self._gathered(layout.gallery) if plan.held else None
         zero = (space.query_norms == 0, space.gallery_norms == 0)
         self._undirected = zero if space.has_undirected else None
+        self._coarse = Coarse.of(self) if plan.coarse else None
+        self._coarse_held = None
+        if self._coarse is not None and self._held is not None:
+            self._coarse_held = self._coarse.right(layout.gallery, self._held)
+
+    @property
+    def _size(self) -> int:
+        """Numbers of the bounds' type that a block takes."""
+        return self.plan.queries * -(-self.plan.gallery // (2 if self.plan.coarse else 1))
 
     def buffer(self) -> Tensor:
         """Memory for one block."""
-        size = self.plan.queries * self.plan.gallery
-        return torch.empty(size, dtype=self.space.bound_dtype, device=self.space.queries.device)
+        return torch.empty(self._size, dtype=self.space.bound_dtype, device=self.space.queries.device)
 
     def spare(self) -> Tensor:
         """Memory for what is compared of a block at a time, which stays near the core."""
-        size = max(self.plan.queries * self.plan.gallery // 2, 2 * self.plan.queries, 2 * self.plan.gallery)
+        size = max(self._size // 2, 16 * self.plan.queries, 16 * self.plan.gallery)
         return torch.empty(size, dtype=self.space.bound_dtype, device=self.space.queries.device)
 
     def rows_buffer(self) -> Tensor:
@@ -257,13 +206,25 @@ class Scan:
         """The blocks of a strip; each lies in `buffer` (its gallery rows in `rows`) and is gone when the next
         is asked for."""
         queries = self.layout.queries[strip.first : strip.last]
-        left = self.left(queries)
-        start = strip.first if self.plan.symmetric else strip.low
-        for low in range(start, strip.high, self.plan.gallery):
-            gallery, right = self.part(low, min(low + self.plan.gallery, strip.high), rows)
-            scores = self.scores(left, right, queries, gallery, buffer)
+        left, rough = self.left(queries), None
+        low = strip.first if self.plan.symmetric else strip.low
+        while low < strip.high:
+            coarse = self._coarse if self._coarse is not None and self._coarse.pays else None
+            width = self.plan.gallery
+            if coarse is None or len(queries) * min(width, strip.high - low) < _LEAST:
+                coarse, width = None, max(1, width // 2) if self.plan.coarse else width
+            gallery, right = self.part(low, min(low + width, strip.high), rows)
             own = min(max(0, strip.last - low), len(gallery)) if self.plan.symmetric else len(gallery)
-            yield Block(queries, gallery, scores, strip.first, low, own)
+            if coarse is None:
+                scores = self.scores(left, right, queries, gallery, buffer)
+                yield Block(queries, gallery, scores, strip.first, low, own)
+            else:
+                rough = coarse.left(queries, left) if rough is None else rough
+                held = self._coarse_held
+                other = coarse.right(gallery, right) if held is None else held[low : low + len(gallery)]
+                scores = coarse.scores(rough, other, queries, gallery, buffer)
+                yield CoarseBlock(queries, gallery, scores, strip.first, low, own, coarse, left, right)
+            low += len(gallery)
 
 
 def squares_of(space: Space, side: str, step: int) -> Tensor:

@@ -298,3 +298,21 @@ def test_first_equal_rows(dtype):
     first, place = first_equal_rows(x, chunk=2)
     assert first.tolist() == [0, 1, 3]
     assert place.tolist() == [0, 1, 0, 2, 1]
+
+
+@pytest.mark.parametrize("scale", [1e-18, 1e16])
+def test_embeddings_of_any_scale_are_left_as_they_are(scale: float) -> None:
+    """Their norms are out of the range in which they are scaled in their own type."""
+    rows = torch.randn(40, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    scaled, before = rows * scale, rows * scale
+    found = search(scaled[:10], scaled[10:], k=3, budget_mb=0.001)
+    assert torch.equal(scaled, before)
+    assert torch.equal(found.indices, search(rows[:10], rows[10:], k=3).indices)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_budget_too_small_for_a_row_takes_rows_one_by_one(dtype: torch.dtype) -> None:
+    rows = torch.randn(30, 1024, generator=torch.Generator().manual_seed(0)).to(dtype)
+    small, large = (search(rows[:10], rows[10:], k=2, budget_mb=budget) for budget in (0.02, 64))
+    assert torch.equal(small.indices, large.indices)
+    assert torch.equal(small.distances, large.distances)
