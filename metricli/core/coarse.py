@@ -24,6 +24,7 @@ __all__ = ["Coarse", "supported", "usable"]
 _NARROW = 64  # columns of embeddings below which the full product is as fast
 _EXTRA = 6  # columns of a row beside its own: its square and ones, in three parts each
 _STEP = 8  # the product is fastest on rows of a multiple of this
+_OPEN = 0.01  # of the pairs left open: their bounds take as long as the full product of all
 _PROBED = 64, 256  # rows of a product that is checked before any is believed
 
 
@@ -53,6 +54,7 @@ class Coarse:
         same = scan.space.queries is scan.space.gallery
         self.queries = self.gallery if same else self._measured("queries")
         self.seen = self.doubled = 0  # pairs of the product, and those whose full product was taken too
+        self._probe, self._expected = self._probed(), 0.0
 
     @staticmethod
     def of(scan: Scan) -> Coarse | None:
@@ -66,8 +68,19 @@ class Coarse:
 
     @property
     def pays(self) -> bool:
-        """False once too much was left open."""
-        return 4 * self.doubled <= self.seen
+        """False where too much will be left open, or was."""
+        return self._expected < _OPEN and 4 * self.doubled <= self.seen
+
+    def expect(self, asked: Tensor, low: Tensor, high: Tensor) -> None:
+        """Tell that scores from `low` to `high` (Q,) will be looked for, of the queries `asked` (Q,) bool.
+
+        How many of a sample of scores are so near tells how many will be left open: few where what is looked
+        for is near, many where it lies amid the gallery, as with embeddings that are not trained.
+        """
+        queries, gallery, scores = self._probe
+        error = self.error(queries, gallery, turned=False)[:, None] + scores.abs() * 2.0**-8
+        near = (scores >= low[queries][:, None] - error) & (scores <= high[queries][:, None] + error)
+        self._expected += float(near[asked[queries]].double().mean()) if bool(asked[queries].any()) else 0.0
 
     def _measured(self, side: str) -> tuple[Tensor, Tensor]:
         """(N,) how far each row is from its rounded one, and the larger norm of both."""
@@ -83,16 +96,21 @@ class Coarse:
             lost[part] = rounded.sub_(rows).norm(dim=1)
         return lost.mul_(1.001), sizes.mul_(1.001)  # more than those norms are rounded
 
-    def _rounds_as_told(self) -> bool:
-        """Whether a product on this machine keeps to what is said of it."""
+    def _probed(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Some queries, some gallery rows, and their scores (n, m) without any rounding of the product."""
         scan = self.scan
         queries, gallery = (
             torch.linspace(0, len(rows) - 1, min(most, len(rows))).long()
             for most, rows in zip(_PROBED, (scan.space.queries, scan.space.gallery), strict=True)
         )
         left, right = self.left(queries, scan.left(queries)), self.right(gallery, scan.right(gallery))
+        return queries, gallery, left.double() @ right.double().T
+
+    def _rounds_as_told(self) -> bool:
+        """Whether a product on this machine keeps to what is said of it."""
+        scan, (queries, gallery, exact) = self.scan, self._probe
+        left, right = self.left(queries, scan.left(queries)), self.right(gallery, scan.right(gallery))
         found = torch.mm(left, right.T, out=left.new_empty(len(left), len(right)))
-        exact = left.double() @ right.double().T
         rounding = scan.slack * (scan.query_squares[queries][:, None] + scan.gallery_squares[gallery])
         least, most = ((exact + sign * rounding).float().bfloat16() for sign in (-1, 1))
         return bool(((least <= found) & (found <= most)).all())

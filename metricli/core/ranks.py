@@ -28,6 +28,8 @@ class RankCounter:
         self._places = torch.full_like(marked.row, -1)
         there = marked.row >= 0
         self._places[there] = scan.layout.positions[marked.row[there]]
+        if scan.coarse is not None:
+            scan.coarse.expect(there, self._low, self._high)
         self._lock = threading.Lock()
         self._distinct: tuple[Tensor, Tensor] | None = None
         self._waiting: list[tuple[Tensor, Tensor]] = []  # queries and items that are measured together

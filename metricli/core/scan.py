@@ -36,6 +36,8 @@ class Plan:
     """Rows of a block."""
     gallery: int
     """Columns of a block."""
+    plain: int
+    """Columns of a block of bounds, where others are of coarse scores."""
     rows: int
     """Rows that are converted at a time."""
     pairs: int
@@ -85,6 +87,7 @@ class Plan:
             candidates=candidates,
             queries=max(1, high),
             gallery=wide,
+            plain=wide if high * wide * size <= block else max(1, wide // 2),
             rows=max(1, int(share / (32 * dim + 1))),
             pairs=max(1, int(share / (8 * dim + 1))),
             resolved=max(1, int(share / (48 * num + 1))),
@@ -127,15 +130,15 @@ class Scan:
         self._held = self._gathered(layout.gallery) if plan.held else None
         zero = (space.query_norms == 0, space.gallery_norms == 0)
         self._undirected = zero if space.has_undirected else None
-        self._coarse = Coarse.of(self) if plan.coarse else None
+        self.coarse = Coarse.of(self) if plan.coarse else None
         self._coarse_held = None
-        if self._coarse is not None and self._held is not None:
-            self._coarse_held = self._coarse.right(layout.gallery, self._held)
+        if self.coarse is not None and self._held is not None:
+            self._coarse_held = self.coarse.right(layout.gallery, self._held)
 
     @property
     def _size(self) -> int:
         """Numbers of the bounds' type that a block takes."""
-        return self.plan.queries * -(-self.plan.gallery // (2 if self.plan.coarse else 1))
+        return self.plan.queries * max(self.plan.plain, -(-self.plan.gallery // 2))
 
     def buffer(self) -> Tensor:
         """Memory for one block."""
@@ -209,10 +212,10 @@ class Scan:
         left, rough = self.left(queries), None
         low = strip.first if self.plan.symmetric else strip.low
         while low < strip.high:
-            coarse = self._coarse if self._coarse is not None and self._coarse.pays else None
+            coarse = self.coarse if self.coarse is not None and self.coarse.pays else None
             width = self.plan.gallery
             if coarse is None or len(queries) * min(width, strip.high - low) < _LEAST:
-                coarse, width = None, max(1, width // 2) if self.plan.coarse else width
+                coarse, width = None, self.plan.plain
             gallery, right = self.part(low, min(low + width, strip.high), rows)
             own = min(max(0, strip.last - low), len(gallery)) if self.plan.symmetric else len(gallery)
             if coarse is None:

@@ -20,6 +20,7 @@ from metricli.core.retrieval import search, survey
 from metricli.core.scan import Plan, Scan
 
 INFINITE = 0x7F80
+OPEN = coarse._OPEN
 
 
 class Switch:
@@ -31,6 +32,7 @@ class Switch:
         self.made: list[Coarse | None] = []
         patch.setattr(scan, "_LEAST", 1)
         patch.setattr(coarse, "_NARROW", 1)
+        patch.setattr(coarse, "_OPEN", 9.0)  # whatever is expected to be left open
         scores, full, of, bounds = Coarse.scores, Coarse.full, Coarse.of, CoarseSide.bounds
 
         def counted_scores(this: Coarse, *args: Any) -> Tensor:
@@ -314,6 +316,24 @@ def test_it_is_given_up_once_too_much_is_left_open(switch: Switch) -> None:
     switch.always()
     assert_right(switch, x[:90].clone(), x, labels=(labels[:90], labels), budgets=(0.2,))
     assert switch.blocks > given_up
+
+
+@pytest.mark.parametrize(("pull", "used"), [(1.0, True), (0.0, False)])
+def test_it_is_for_embeddings_whose_labels_lie_together(
+    switch: Switch, monkeypatch: pytest.MonkeyPatch, pull: float, used: bool
+) -> None:
+    """Amid a gallery of noise most pairs would be left open, and the full product is as fast."""
+    monkeypatch.setattr(coarse, "_OPEN", OPEN)
+    centres = torch.randn(60, 384, generator=torch.Generator().manual_seed(0))
+    labels = torch.arange(60).repeat_interleave(5)
+    rows = pull * centres[labels] + torch.randn(300, 384, generator=torch.Generator().manual_seed(1))
+    ids = torch.arange(300)
+    switch.turn(True)
+    survey(
+        rows, rows, k=5, exclude=Exclusion(ids, ids), query_labels=labels, gallery_labels=labels, ranks=True
+    )
+    assert (switch.blocks > 0) == used
+    assert [kept is not None for kept in switch.made] == [True]
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
