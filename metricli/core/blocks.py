@@ -13,7 +13,7 @@ from torch import Tensor
 
 __all__ = ["Block", "Compared", "Side", "places_of"]
 
-_LISTED = 2**15  # groups of which the scores are gathered at a time
+_LISTED = 2**13  # groups of which the scores are gathered at a time
 
 
 def places_of(mask: Tensor) -> Tensor:

@@ -115,19 +115,23 @@ class Coarse:
         least, most = ((exact + sign * rounding).float().bfloat16() for sign in (-1, 1))
         return bool(((least <= found) & (found <= most)).all())
 
-    def left(self, queries: Tensor, rows: Tensor) -> Tensor:
+    def rows(self, num: int) -> Tensor:
+        """Memory for so many rows."""
+        return torch.empty(num, self.width, dtype=torch.bfloat16)
+
+    def left(self, queries: Tensor, rows: Tensor, out: Tensor | None = None) -> Tensor:
         """Of queries (n,) as the full product takes them, (n, D + 2), what this one takes: -2x', |x|², 1."""
         dim = rows.shape[1] - 2
-        out = torch.zeros(len(rows), self.width, dtype=torch.bfloat16)
+        out = self.rows(len(rows)) if out is None else out[: len(rows)]
         out[:, :dim] = rows[:, :dim]
         _split(self.scan.query_squares[queries], out[:, dim : dim + 3])
-        out[:, dim + 3 : dim + _EXTRA] = 1
+        out[:, dim + 3 : dim + _EXTRA], out[:, dim + _EXTRA :] = 1, 0
         return out
 
     def right(self, gallery: Tensor | slice, rows: Tensor, out: Tensor | None = None) -> Tensor:
         """Of gallery rows (m,), as the full product takes them, what this one takes: y', 1, |y|²."""
         dim = rows.shape[1] - 2
-        out = torch.empty(len(rows), self.width, dtype=torch.bfloat16) if out is None else out[: len(rows)]
+        out = self.rows(len(rows)) if out is None else out[: len(rows)]
         out[:, :dim] = rows[:, :dim]
         out[:, dim : dim + 3], out[:, dim + _EXTRA :] = 1, 0
         _split(self.scan.gallery_squares[gallery], out[:, dim + 3 : dim + _EXTRA])

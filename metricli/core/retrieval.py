@@ -163,14 +163,14 @@ def _survey(
     everyone = Nearest(num, plan.candidates, result.distances.dtype, device) if plan.symmetric else None
 
     def worker() -> Callable[[Strip], int]:
-        buffer, gallery_rows = scan.buffer(), scan.rows_buffer()
-        spare = scan.spare() if counters or pairs else buffer
+        memory = scan.memory()
+        spare = scan.spare() if counters or pairs else memory.scores
 
         def work(strip: Strip) -> int:
             rows = scan.layout.queries[strip.first : strip.last]
             nearest = everyone or Nearest(len(rows), plan.candidates, result.distances.dtype, device)
             places = rows if everyone else torch.arange(len(rows), device=device)
-            for block in scan.blocks(strip, buffer, gallery_rows):
+            for block in scan.blocks(strip, memory):
                 for turned, side in enumerate(block.sides()):
                     nearest.offer(side.queries if turned else places, side)
                     for counter in counters:

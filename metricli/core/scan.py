@@ -17,7 +17,7 @@ from metricli.core.layout import Layout, Strip
 from metricli.core.nearest import capacity
 from metricli.core.ranking import Space, wide_dtype
 
-__all__ = ["Plan", "Scan", "squares_of"]
+__all__ = ["Memory", "Plan", "Scan", "squares_of"]
 
 _CACHED = 3 * 2**22  # bytes of a block: larger ones leave the cache, smaller ones go by in small steps
 _PER_THREAD = 6 * 2**20  # bytes of the budget below which one more thread does not pay
@@ -70,7 +70,10 @@ class Plan:
         symmetric = mirrored and num * capacity(candidates) * (size + 4) <= 0.375 * budget
         block, share = 0.375 * budget / threads, share / threads
         if space.queries.device.type == "cpu":
-            block = min(block, _CACHED * 2 / 3 if symmetric and not coarse else _CACHED)  # both sides list
+            block = min(block, _CACHED * 2 / 3 if symmetric else _CACHED)  # both sides list candidates
+            block = (
+                min(block, _CACHED * 3 / 8) if coarse and symmetric and not held else block
+            )  # and rows add up
         each = size // 2 if coarse else size
         high = (block / each / (4 if held else 0.5)) ** 0.5
         if coarse and symmetric:
@@ -81,7 +84,10 @@ class Plan:
         wide = max(1, wide if held else int(min(wide, share / (2 * size * dim + 1))))
         wide = max(1, _even(num, wide // 64 * 64 if wide > 64 else wide, step=64))
         high = int(min(block / (each * wide), share / (64 * candidates + 1), share / (2 * size * dim + 1)))
-        high = _even(len(space.queries), max(1, high), times=1 if symmetric else threads)
+        step = 64 if coarse and high > 64 else 1  # what half precision is packed in
+        high = _even(
+            len(space.queries), max(1, high // step * step), times=1 if symmetric else threads, step=step
+        )
         return Plan(
             k=k,
             candidates=candidates,
@@ -112,6 +118,17 @@ def _threads(device: torch.device, budget: float) -> int:
     return max(1, min(torch.get_num_threads(), int(budget / _PER_THREAD)))
 
 
+@dataclass(frozen=True)
+class Memory:
+    """For the scores of a block, and for rows as the products take them."""
+
+    scores: Tensor
+    left: Tensor
+    right: Tensor
+    coarse_left: Tensor | None
+    coarse_right: Tensor | None
+
+
 class Scan:
     """The matrix of lower bounds of squared gaps, block by block."""
 
@@ -140,19 +157,22 @@ class Scan:
         """Numbers of the bounds' type that a block takes."""
         return self.plan.queries * max(self.plan.plain, -(-self.plan.gallery // 2))
 
-    def buffer(self) -> Tensor:
-        """Memory for one block."""
-        return torch.empty(self._size, dtype=self.space.bound_dtype, device=self.space.queries.device)
+    def memory(self) -> Memory:
+        """What a worker needs; fresh memory for each block would scatter over the heap."""
+        plan, width = self.plan, self.space.gallery.shape[1] + 2
+        rows = 0 if plan.held else plan.gallery
+        coarse = (0, 0) if self.coarse is None else (plan.queries, rows)
+        dtype, device = self.space.bound_dtype, self.space.queries.device
+        return Memory(
+            torch.empty(self._size, dtype=dtype, device=device),
+            torch.empty(plan.queries, width, dtype=dtype, device=device),
+            torch.empty(rows, width, dtype=dtype, device=device),
+            *(self.coarse.rows(size) if self.coarse is not None else None for size in coarse),
+        )
 
     def spare(self) -> Tensor:
         """Memory for what is compared of a block at a time, which stays near the core."""
         size = max(self._size // 2, 16 * self.plan.queries, 16 * self.plan.gallery)
-        return torch.empty(size, dtype=self.space.bound_dtype, device=self.space.queries.device)
-
-    def rows_buffer(self) -> Tensor:
-        """Memory for the gallery rows of one block: fresh memory for each would scatter over the heap."""
-        rows = 0 if self.plan.held else self.plan.gallery
-        size = rows, self.space.gallery.shape[1] + 2
         return torch.empty(size, dtype=self.space.bound_dtype, device=self.space.queries.device)
 
     def _gathered(self, rows: Tensor) -> Tensor:
@@ -163,10 +183,11 @@ class Scan:
             self.right(rows[part], out[part])
         return out
 
-    def left(self, rows: slice | Tensor) -> Tensor:
-        """The queries `rows` (n,) as the product takes them (n, D + 2): -2x, |x|², 1."""
+    def left(self, rows: slice | Tensor, out: Tensor | None = None) -> Tensor:
+        """The queries `rows` (n,) as the product takes them (n, D + 2): -2x, |x|², 1; in `out` if given."""
         squares = self._low_queries[rows]
-        out = squares.new_empty(len(squares), self.space.gallery.shape[1] + 2)
+        if out is None:
+            out = squares.new_empty(len(squares), self.space.gallery.shape[1] + 2)
         self.space.bound_rows("queries", rows, out=out[:, :-2]).mul_(-2)
         out[:, -2], out[:, -1] = squares, 1
         return out
@@ -205,27 +226,31 @@ class Scan:
             return rows, self._held[low:high]
         return rows, self.right(slice(low, high) if self.layout.plain else rows, out[: high - low])
 
-    def blocks(self, strip: Strip, buffer: Tensor, rows: Tensor) -> Iterator[Block]:
-        """The blocks of a strip; each lies in `buffer` (its gallery rows in `rows`) and is gone when the next
-        is asked for."""
+    def blocks(self, strip: Strip, memory: Memory) -> Iterator[Block]:
+        """The blocks of a strip; each lies in `memory` and is gone when the next is asked for."""
         queries = self.layout.queries[strip.first : strip.last]
-        left, rough = self.left(queries), None
+        plain, rough = self.layout.plain, None
+        left = memory.left[: len(queries)]
+        self.left(slice(strip.first, strip.last) if plain else queries, left)  # a slice is not copied
         low = strip.first if self.plan.symmetric else strip.low
         while low < strip.high:
             coarse = self.coarse if self.coarse is not None and self.coarse.pays else None
             width = self.plan.gallery
             if coarse is None or len(queries) * min(width, strip.high - low) < _LEAST:
                 coarse, width = None, self.plan.plain
-            gallery, right = self.part(low, min(low + width, strip.high), rows)
+            gallery, right = self.part(low, min(low + width, strip.high), memory.right)
             own = min(max(0, strip.last - low), len(gallery)) if self.plan.symmetric else len(gallery)
             if coarse is None:
-                scores = self.scores(left, right, queries, gallery, buffer)
+                scores = self.scores(left, right, queries, gallery, memory.scores)
                 yield Block(queries, gallery, scores, strip.first, low, own)
             else:
-                rough = coarse.left(queries, left) if rough is None else rough
+                rough = coarse.left(queries, left, memory.coarse_left) if rough is None else rough
                 held = self._coarse_held
-                other = coarse.right(gallery, right) if held is None else held[low : low + len(gallery)]
-                scores = coarse.scores(rough, other, queries, gallery, buffer)
+                if held is None:
+                    other = coarse.right(gallery, right, memory.coarse_right)
+                else:
+                    other = held[low : low + len(gallery)]
+                scores = coarse.scores(rough, other, queries, gallery, memory.scores)
                 yield CoarseBlock(queries, gallery, scores, strip.first, low, own, coarse, left, right)
             low += len(gallery)
 
