@@ -71,9 +71,8 @@ class Plan:
         block, share = 0.375 * budget / threads, share / threads
         if space.queries.device.type == "cpu":
             block = min(block, _CACHED * 2 / 3 if symmetric else _CACHED)  # both sides list candidates
-            block = (
-                min(block, _CACHED * 3 / 8) if coarse and symmetric and not held else block
-            )  # and rows add up
+            if coarse and symmetric and not held:  # beside all that is kept of both sides
+                block = min(block, _CACHED * 3 / 8)
         each = size // 2 if coarse else size
         high = (block / each / (4 if held else 0.5)) ** 0.5
         if coarse and symmetric:
