@@ -7,13 +7,11 @@ rounded to bfloat16 once more.
 
 from __future__ import annotations
 
-import warnings
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from metricli.core.coarse_blocks import products
 from metricli.core.ranking import Space
 
 if TYPE_CHECKING:
@@ -59,10 +57,6 @@ class Coarse:
     @staticmethod
     def of(scan: Scan) -> Coarse | None:
         """None where the processor rounds otherwise than it should."""
-        with warnings.catch_warnings():  # of sparse matrices, once: they are new
-            warnings.simplefilter("ignore")
-            zero = torch.zeros(1, dtype=torch.int64)
-            products(torch.zeros(1, 1), torch.zeros(1, 1), zero, zero)
         coarse = Coarse(scan)
         return coarse if coarse._rounds_as_told() else None
 

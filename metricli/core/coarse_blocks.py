@@ -7,8 +7,10 @@ of a bfloat16 have the order of the numbers. The bounds of what is listed are th
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Self
 
 import numpy as np
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["CoarseBlock", "CoarseSide", "products"]
 
-_CROWD = 0.25  # of the groups of a query that hold something open: the full product is cheaper
+_CROWD = 0.75  # of the groups of a query that hold something open: the full product is cheaper
 _CACHED = 2**21  # scores that are compared at a time
 _RARE = 16  # rows of which a crowded one is listed like the others
 _FULL = 2**19  # bounds of a full product at a time
@@ -84,14 +86,6 @@ class CoarseSide(Side):
             scores = self._block.coarse.full(queries, self.gallery, right)
             yield some, Side(queries, self.gallery, scores, self.low)
 
-    def values(self, line: Tensor, group: Tensor, size: int) -> Tensor:
-        """The scores (p, size) of groups (p,) of columns, each of its line (p,)."""
-        down, across = self.scores.stride()
-        num, total = self.scores.shape
-        flat = self.scores.as_strided(((num - 1) * down + (total - 1) * across + 1,), (1,))
-        places = (line * down)[:, None] + self.members(group, size) * across
-        return flat.index_select(0, places.view(-1)).view(places.shape)
-
     def bounds(self, line: Tensor, column: Tensor) -> Tensor:
         """The bounds (p,) of listed pairs, which are sorted by line."""
         left, right = self._block.left, self._block.right
@@ -122,12 +116,9 @@ class CoarseSide(Side):
         """Minima of columns that lie apart by as many as there are groups: whole vectors are compared."""
         return super()._reduced(scores, size) if self.turned else scores.view(len(scores), size, -1).amin(1)
 
-    def members(self, groups: Tensor, size: int) -> Tensor:
-        """The columns (p, size) behind the minima of `groups` (p,)."""
-        if self.turned:
-            return super().members(groups, size)
-        apart = self.scores.shape[1] // size
-        return groups[:, None] + apart * torch.arange(size, device=groups.device)
+    def steps(self, size: int) -> tuple[int, int]:
+        """How many columns the next group of so many lies away, and the next member of a group."""
+        return super().steps(size) if self.turned else (1, self.scores.shape[1] // size)
 
     def compare(self, low: Tensor, high: Tensor, known: Tensor, buffer: Tensor) -> Iterator[Compared]:
         """Which bounds lie below `low` and which between it and `high`, both (n,)."""
@@ -176,10 +167,24 @@ class CoarseSide(Side):
 
 def products(x: Tensor, y: Tensor, line: Tensor, column: Tensor) -> Tensor:
     """The products (p,) of rows of x (n, D) and y (m, D) in float32; `line` is sorted."""
+    _say_nothing()
     rows = torch.zeros(len(x) + 1, dtype=torch.int64)
     torch.cumsum(torch.bincount(line, minlength=len(x)), 0, out=rows[1:])
-    where = torch.sparse_csr_tensor(
-        rows, column, torch.zeros(len(line)), (len(x), len(y)), check_invariants=False
-    )
+    return _sampled(x, y, rows, column)
+
+
+def _sampled(x: Tensor, y: Tensor, rows: Tensor, column: Tensor) -> Tensor:
+    places = torch.zeros(len(column))
+    where = torch.sparse_csr_tensor(rows, column, places, (len(x), len(y)), check_invariants=False)
     found: Tensor = torch.sparse.sampled_addmm(where, x, y.T, beta=0.0).values()
     return found
+
+
+@cache
+def _say_nothing() -> None:
+    """torch warns, once, that sparse matrices are new."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        _sampled(
+            torch.zeros(1, 1), torch.zeros(1, 1), torch.tensor([0, 0]), torch.zeros(0, dtype=torch.int64)
+        )

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from metricli.core.blocks import Side, places_of
+from metricli.core.blocks import Side, count_of, places_of
 
-__all__ = ["Nearest", "capacity"]
+if TYPE_CHECKING:
+    from metricli.core.scan import Scan
+
+__all__ = ["Listed", "Nearest", "capacity"]
 
 _SIFTED = 2**17  # places for listed scores that are sorted out at a time
-_FEW = 256  # queries that are compressed at a time
+_FEW = 2048  # queries that are compressed at a time
 
 
 def capacity(kept: int) -> int:
@@ -20,29 +25,48 @@ def capacity(kept: int) -> int:
     return kept + max(24, kept // 2)
 
 
+@dataclass(frozen=True)
+class Listed:
+    """All pairs of a block whose bound is below the limit of the query."""
+
+    limit: Tensor
+    """(n,)"""
+    line: Tensor
+    """(p,) of those who ask, sorted; `column` (p,) of the items, and their `bound` (p,)."""
+    column: Tensor
+    bound: Tensor
+
+
 class Nearest:
-    """For each of N queries at least the `kept` lowest bounds and their gallery rows; infinite for none.
+    """For each of the `queries` (n,) the lowest bounds and their gallery rows: at least those of its k nearest.
 
     A reservoir: a bound below the limit of its query is put behind those that are there, and once there is no
-    place left, the lowest `kept` of them stay and the largest of these is the new limit. Of scores that tie
-    there any may stay; what was dropped is never below the largest that stayed.
+    place left, the lowest `kept` of them stay. The new limit is where certainly k items are nearer, or the
+    largest that stayed if that is lower; nothing below the limit was ever dropped.
     """
 
-    def __init__(self, num: int, kept: int, dtype: torch.dtype, device: torch.device) -> None:
-        self.kept, self.size = kept, capacity(kept)
+    def __init__(self, scan: Scan, queries: Tensor) -> None:
+        self.scan, self.queries = scan, queries
+        self.k, self.kept = scan.plan.k, scan.plan.candidates
+        self.size = capacity(self.kept)
+        num, dtype, device = len(queries), scan.space.bound_dtype, queries.device
         self.values = torch.full((num, self.size), torch.inf, dtype=dtype, device=device)
         self.columns = torch.zeros(num, self.size, dtype=torch.int32, device=device)
         self.limit = torch.full((num,), torch.inf, dtype=dtype, device=device)
         self._used = torch.zeros(num, dtype=torch.int64, device=device)
         self._lock = threading.Lock()
 
-    def lowest(self, places: Tensor) -> tuple[Tensor, Tensor]:
-        """The `kept` lowest bounds (n, kept) of the queries at `places` (n,) and their gallery rows."""
+    def lowest(self, places: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The `kept` lowest bounds (n, kept) of the queries at `places` (n,), infinite for none, their gallery
+        rows, and what no bound of any other item is below (n,)."""
         values, order = self.values[places].topk(self.kept, dim=1, largest=False, sorted=False)
-        return values, self.columns[places].gather(1, order).long()
+        least = torch.minimum(self.limit[places], values.amax(1))
+        return values, self.columns[places].gather(1, order).long(), least
 
-    def offer(self, places: Tensor, side: Side) -> None:
+    def offer(self, places: Tensor, side: Side) -> Listed | None:
         """Take the scores (n, m) of a block for the queries kept at `places` (n,).
+
+        What was listed for it comes back; None where nothing was, as more than a few could count.
 
         Few scores can be among the lowest once blocks have been seen: those are listed through the minima of
         groups, which is far cheaper than topk over all.
@@ -51,29 +75,30 @@ class Nearest:
         num, total = scores.shape
         limit = self.limit[places]
         fresh = bool(limit.isinf().any())
-        size = min(side.group, total // (4 * self.kept if fresh else self.kept))
+        size = min(side.group, total // (4 * self.k if fresh else self.k))
         if size < 4 or num < 4:
-            return self._topk(places, side)
+            self._topk(places, side)
+            return None
         minima = side.minima(size)
         groups = minima.shape[1]
-        if fresh:  # the kept-th lowest minimum is no lower than the kept-th lowest score
-            lowest = side.reach(minima, self.kept)
-            limit = torch.minimum(limit, torch.nextafter(lowest, torch.full_like(lowest, torch.inf)))
+        if fresh:  # the k-th lowest minimum is no lower than the k-th lowest score
+            limit = torch.minimum(limit, self.scan.beyond(self.queries[places], side.reach(minima, self.k)))
         most = side.limit(limit)
         chosen = minima < most[:, None]
-        if 2 * int(chosen.sum()) > num * groups:
-            return self._topk(places, side)
+        if 2 * count_of(chosen) > num * groups:
+            self._topk(places, side)
+            return None
         row, column = side.listed(chosen, size, None, most)
+        value = side.bounds(row, column)
+        if scores.dtype != value.dtype:  # bounds are lower than their scores told, or not
+            kept = places_of(value < _of(limit, row))
+            row, column, value = _of(row, kept), _of(column, kept), _of(value, kept)
         if len(row):
-            value = side.bounds(row, column)
-            if scores.dtype != value.dtype:  # bounds are lower than their scores told, or not
-                kept = places_of(value < _of(limit, row))
-                row, column, value = _of(row, kept), _of(column, kept), _of(value, kept)
             self._append(places, row, _of(columns, column), value)
             if fresh:  # the limit was that of minima
                 with self._lock:
-                    self._compress(places[self._used[places] >= self.kept])
-        return None
+                    self._compress(places[self._used[places] >= self.k])
+        return Listed(limit, row, column, value)
 
     def _append(self, places: Tensor, row: Tensor, column: Tensor, value: Tensor) -> None:
         """Put listed scores, sorted by row, behind those that are there, making room if need be."""
@@ -122,7 +147,7 @@ class Nearest:
     def _compress(self, places: Tensor) -> None:
         """Let the lowest stay."""
         for part in torch.split(places, _FEW) if len(places) else ():
-            values, order = self.values[part].topk(self.kept, dim=1, largest=False, sorted=False)
+            values, order = self.values[part].topk(self.kept, dim=1, largest=False)
             self.columns[part, : self.kept] = self.columns[part].gather(1, order)
             self._keep(part, values)
 
@@ -139,15 +164,17 @@ class Nearest:
     def _join(self, places: Tensor, values: Tensor, items: Tensor) -> None:
         """Let the lowest stay of what is there and of the scores (n, m) of more items (n, m)."""
         values = torch.cat([self.values[places], values], 1)
-        values, order = values.topk(self.kept, dim=1, largest=False, sorted=False)
+        values, order = values.topk(self.kept, dim=1, largest=False)
         both = torch.cat([self.columns[places], items.int()], 1)
         self.columns[places, : self.kept] = both.gather(1, order)
         self._keep(places, values)
 
     def _keep(self, places: Tensor, values: Tensor) -> None:
+        """`values` (n, kept), ascending."""
         room = 0, self.size - self.kept
         self.values[places] = torch.nn.functional.pad(values, room, value=float("inf"))
-        self.limit[places] = values.amax(1)
+        beyond = self.scan.beyond(self.queries[places], values[:, self.k - 1])
+        self.limit[places] = torch.minimum(values[:, -1], beyond)
         self._used[places] = self.kept
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor
 
-from metricli.core.exclusion import count_matches, equal_pairs, joint_codes
+from metricli.core.coarse_blocks import products
+from metricli.core.exclusion import joint_codes
 from metricli.core.parallel import in_parallel
 from metricli.core.scan import Scan
 
@@ -16,7 +18,7 @@ __all__ = ["Marked", "marked_items"]
 _BAND = 256  # queries of neighbouring labels that are compared together
 _FEW = 16  # relevant items of a query, in the mean, that are simply listed
 _MANY = 128  # relevant items of any query, for this
-_LISTED = 1024  # queries whose relevant items are listed at a time
+_LISTED = 4  # relevant items that are listed at a time, to the rows that are converted at a time
 
 
 @dataclass(frozen=True)
@@ -46,12 +48,16 @@ def marked_items(scan: Scan, query_labels: Tensor, gallery_labels: Tensor) -> tu
     groups = scan.exclude.both("groups")
     labels = torch.unique(labels if groups is None else joint_codes(labels, groups), return_inverse=True)[1]
     near, far = (_none(num, scan), _none(num, scan))
-    if _listed(scan, labels[:num], labels[num:], near, far):
-        return near, far
+    asked = torch.zeros(len(labels), dtype=torch.bool, device=labels.device)
+    asked[labels[:num]] = True
     codes, order = labels[num:].sort(stable=True)
+    codes, order = codes[asked[codes]], order[asked[codes]]
     queries = labels[:num].argsort(stable=True)
     wanted = labels[:num][queries]
     lows, highs = torch.searchsorted(codes, wanted), torch.searchsorted(codes, wanted, right=True)
+    if num and int((highs - lows).sum()) <= _FEW * num and int((highs - lows).max()) <= _MANY:
+        _list(scan, queries, order, lows, highs, near, far)
+        return near, far
     height = min(_BAND, max(16, scan.plan.queries))
     width = max(16, scan.plan.queries * scan.plan.gallery // (8 * height))
 
@@ -71,32 +77,54 @@ def marked_items(scan: Scan, query_labels: Tensor, gallery_labels: Tensor) -> tu
     return near, far
 
 
-def _listed(scan: Scan, queries: Tensor, gallery: Tensor, near: Marked, far: Marked) -> bool:
-    """Fill both from a list of all relevant pairs, where labels are small enough for one; else False."""
-    num, counts = len(queries), count_matches(queries, gallery)
-    if num == 0 or int(counts.sum()) > _FEW * num or int(counts.max()) > _MANY:
-        return False
+def _list(
+    scan: Scan, queries: Tensor, order: Tensor, lows: Tensor, highs: Tensor, near: Marked, far: Marked
+) -> None:
+    """Fill both from lists of all relevant pairs: those of queries[i] are order[lows[i] : highs[i]]."""
+    counts = highs - lows
+    ends = counts.cumsum(0)
+    cuts = torch.arange(0, int(ends[-1]) + 1, max(_MANY, _LISTED * scan.plan.rows), device=ends.device)
+    cuts = torch.unique(torch.cat([torch.searchsorted(ends, cuts), ends.new_tensor([len(queries)])]))
 
-    def work(start: int) -> int:
-        rows = torch.arange(start, min(start + _LISTED, num), device=queries.device)
-        pairs = equal_pairs(queries[rows], gallery, most=len(rows) * len(gallery))
-        assert pairs is not None
-        line, items = rows[pairs[0]], pairs[1]
-        allowed = ~scan.exclude.hides(line, items[:, None])[:, 0]
-        line, items = line[allowed], items[allowed]
+    def work(cut: tuple[int, int]) -> int:
+        part = slice(*cut)
+        rows, low, high = queries[part], int(lows[part][0]), int(highs[part][-1])
+        line = torch.repeat_interleave(counts[part])
+        start = lows[part] - (counts[part].cumsum(0) - counts[part])
+        column = torch.arange(len(line), device=line.device) + start[line] - low
+        items = order[low:high]
+        allowed = ~scan.exclude.hides(rows[line], items[column][:, None])[:, 0]
+        line, column = line[allowed], column[allowed]
         if len(line) == 0:
             return len(rows)
-        measured = scan.space.measure(line, items[:, None], chunk=scan.plan.pairs)
+        chosen = _contenders(scan, rows, items, line, column)
+        line, item = line[chosen], items[column[chosen]]
+        measured = scan.space.measure(rows[line], item[:, None], chunk=scan.plan.pairs)
         distance, gap = measured.distance[:, 0], measured.gap[:, 0]
-        order = _ranked(line, distance, items)
-        counts = torch.bincount(line - start, minlength=len(rows))
-        ends, there = counts.cumsum(0), counts > 0
-        for marked, pick in ((near, order[(ends - counts)[there]]), (far, order[(ends - 1)[there]])):
-            marked.put(rows[there], distance[pick], gap[pick], items[pick])
+        by_place = _ranked(line, distance, item)
+        found = torch.bincount(line, minlength=len(rows))
+        last, there = found.cumsum(0), found > 0
+        for marked, pick in ((near, by_place[(last - found)[there]]), (far, by_place[(last - 1)[there]])):
+            marked.put(rows[there], distance[pick], gap[pick], item[pick])
         return len(rows)
 
-    in_parallel(range(0, num, _LISTED), [work] * scan.plan.threads, lambda _: None)
-    return True
+    in_parallel(list(pairwise(cuts.tolist())), [work] * scan.plan.threads, lambda _: None)
+
+
+def _contenders(scan: Scan, rows: Tensor, items: Tensor, line: Tensor, column: Tensor) -> Tensor:
+    """Which of the pairs (p,) of rows[line] and items[column], by line, may be the nearest or the farthest of
+    their query, by bounds: (p,) bool."""
+    space = scan.space
+    if space.bound_dtype != torch.float32 or space.has_undirected or rows.device.type != "cpu":
+        return torch.ones_like(line, dtype=torch.bool)
+    lower = products(scan.left(rows), scan.right(items), line, column).to(scan.query_squares.dtype)
+    squares = scan.query_squares[rows][line] + scan.gallery_squares[items][column]
+    upper = lower + 2 * scan.slack * squares
+    best = lower.new_full((len(rows),), torch.inf).scatter_reduce_(0, line, upper, "amin")
+    worst = lower.new_full((len(rows),), -1.0).scatter_reduce_(0, line, lower, "amax")
+    most = space.squares_around(space.upper_gap(best))[1]
+    least = space.squares_around(space.lower_gap(worst).clamp_min(0))[0]
+    return (lower <= most[line]) | (upper >= least[line])
 
 
 def _none(num: int, scan: Scan) -> Marked:

@@ -157,28 +157,27 @@ def _survey(
     on_progress: Callable[[int], None] | None,
 ) -> Survey:
     scan, result = settler.scan, settler.result
-    plan, device = scan.plan, result.indices.device
-    counters = [RankCounter(scan, marked) for marked in marked_items(scan, *labels)] if labels else []
-    num = len(result.indices)
-    everyone = Nearest(num, plan.candidates, result.distances.dtype, device) if plan.symmetric else None
+    plan, device, num = scan.plan, result.indices.device, len(result.indices)
+    counter = RankCounter(scan, marked_items(scan, *labels)) if labels else None
+    everyone = Nearest(scan, torch.arange(num, device=device)) if plan.symmetric else None
 
     def worker() -> Callable[[Strip], int]:
         memory = scan.memory()
-        spare = scan.spare() if counters or pairs else memory.scores
+        spare = scan.spare() if counter or pairs else memory.scores
 
         def work(strip: Strip) -> int:
             rows = scan.layout.queries[strip.first : strip.last]
-            nearest = everyone or Nearest(len(rows), plan.candidates, result.distances.dtype, device)
+            nearest = everyone or Nearest(scan, rows)
             places = rows if everyone else torch.arange(len(rows), device=device)
             for block in scan.blocks(strip, memory):
                 for turned, side in enumerate(block.sides()):
-                    nearest.offer(side.queries if turned else places, side)
-                    for counter in counters:
-                        counter.count(side, spare)
+                    listed = nearest.offer(side.queries if turned else places, side)
+                    if counter is not None:
+                        counter.count(side, listed, spare)
                 if pairs is not None:
                     pairs.count(block, spare)
             if everyone is None:
-                settler.settle(rows, *nearest.lowest(places))
+                settler.settle(nearest, places)
             return len(rows)
 
         return work
@@ -198,13 +197,13 @@ def _survey(
         in_parallel(strips, [settle] * min(plan.threads, len(strips)), lambda _: None)
     if on_progress is not None and done < num:  # queries of groups that the gallery has not
         on_progress(num - done)
-    first, last = [counter.ranks() for counter in counters] or (None, None)
+    first, last = (None, None) if counter is None else counter.ranks()
     return Survey(result, first, last, *(pairs.histograms() if pairs else (None, None)))
 
 
 def _settle(settler: Settler, nearest: Nearest, layout: Layout, strip: Strip) -> int:
     rows = layout.queries[strip.first : strip.last]
-    settler.settle(rows, *nearest.lowest(rows))
+    settler.settle(nearest, rows)
     return len(rows)
 
 

@@ -139,6 +139,7 @@ class Scan:
             if space.queries is space.gallery
             else squares_of(space, "queries", plan.rows)
         )
+        self._largest = self.gallery_squares.amax() if len(self.gallery_squares) else 0.0
         dtype = space.bound_dtype
         self.slack = 2 * space.gamma  # for a product into which the squares are folded
         self._low_gallery = (self.gallery_squares * (1 - self.slack)).to(dtype)
@@ -204,6 +205,15 @@ class Scan:
         """How much a squared gap may be above its bound, for each of `queries` (n,) and any of `gallery`."""
         largest = self.gallery_squares[gallery].amax()
         return 2 * self.slack * (self.query_squares[queries] + largest)
+
+    def beyond(self, queries: Tensor, bounds: Tensor) -> Tensor:
+        """Bounds from it on are of items certainly farther from each of `queries` (n,) than an item that has
+        the bound in `bounds` (n,)."""
+        wide = bounds.to(self.query_squares.dtype)
+        error = 2 * self.slack * (self.query_squares[queries] + self._largest)
+        most = self.space.squares_around(self.space.upper_gap(wide + error))[1].to(bounds.dtype)
+        end = torch.full_like(most, torch.inf)
+        return most.nextafter(end).nextafter(end)
 
     def scores(self, left: Tensor, right: Tensor, queries: Tensor, gallery: Tensor, out: Tensor) -> Tensor:
         """Lower bounds (n, m) of the squared gaps of `queries` (n,) and `gallery` (m,)."""

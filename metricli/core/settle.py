@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from metricli.core.nearest import Nearest
 from metricli.core.ranking import exact_smallest, first_equal_rows, wide_dtype
 from metricli.core.results import SearchResult
 from metricli.core.scan import Scan
@@ -19,24 +20,26 @@ class Settler:
         self.scan, self.result, self.ordered = scan, result, ordered
         self._distinct: tuple[Tensor, Tensor] | None = None
 
-    def settle(self, rows: Tensor, bounds: Tensor, columns: Tensor) -> None:
-        """The nearest items of the queries `rows` (n,) from the lowest bounds (n, candidates), any order."""
-        plan = self.scan.plan
+    def settle(self, nearest: Nearest, places: Tensor) -> None:
+        """The nearest items of the queries that have these `places` (n,) in `nearest`."""
+        plan, rows = self.scan.plan, nearest.queries[places]
         if plan.k == 0:
             return
+        bounds, columns, least = nearest.lowest(places)
         if self.ordered:
-            rest = self._order(rows, bounds, columns)
-            rows, bounds, columns = rows[rest], bounds[rest], columns[rest]
+            rest = self._order(rows, bounds, columns, least)
+            rows, bounds, columns, least = rows[rest], bounds[rest], columns[rest], least[rest]
             if len(rows) == 0:
                 return
-        found, distances, unsure, reach = self._rank(rows, bounds, columns)
+        found, distances, unsure, reach = self._rank(rows, bounds, columns, least)
         for part in torch.split(unsure, plan.resolved) if len(unsure) else ():
             found[part], distances[part] = self._resolve(rows[part], reach[part])
         self.result.indices[rows, : plan.k] = found.masked_fill_(distances.isinf(), -1)
         self.result.distances[rows, : plan.k] = distances
 
-    def _order(self, rows: Tensor, bounds: Tensor, columns: Tensor) -> Tensor:
-        """Fill the rows whose order the bounds tell, but for runs of neighbours, which are measured.
+    def _order(self, rows: Tensor, bounds: Tensor, columns: Tensor, least: Tensor) -> Tensor:
+        """Fill the rows (n,) whose order the lowest bounds (n, candidates) tell, but for runs of neighbours,
+        which are measured; no bound of any other item is below `least` (n,).
 
         Of their distances only the first is measured. The places of the other rows come back.
         """
@@ -64,7 +67,7 @@ class Settler:
         order, columns = order.gather(1, second), columns.gather(1, second)
         third = runs.gather(1, order).sort(dim=1, stable=True).indices
         found, order = columns.gather(1, third)[:, :k], order.gather(1, third)[:, :k]
-        proven = ~there[:, -1] | (lower[:, -1] > reach[:, k - 1])
+        proven = least.isinf() | (space.lower_gap(least.to(reach.dtype)) > reach[:, k - 1])
         if scan.plan.candidates == scan.layout.reachable:
             proven[:] = True
         sure = rows[proven]
@@ -75,10 +78,11 @@ class Settler:
         self.result.distances[sure, 0] = nearest[:, 0].masked_fill(missing[:, 0], torch.inf)
         return (~proven).nonzero()[:, 0]
 
-    def _rank(self, rows: Tensor, bounds: Tensor, columns: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def _rank(
+        self, rows: Tensor, bounds: Tensor, columns: Tensor, least: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Indices and distances (n, k), the unproven places, and the gap to look within (n,)."""
         scan, space, plan = self.scan, self.scan.space, self.scan.plan
-        last = bounds.amax(1).to(scan.query_squares.dtype)  # infinite: all that are allowed are candidates
         bounds, order = bounds.sort(dim=1)
         columns = columns.gather(1, order)
         distances, gaps = self._measure(rows, bounds, columns)
@@ -87,7 +91,9 @@ class Settler:
         gaps = gaps.gather(1, order.gather(1, second))[:, : plan.k]
         found = columns.gather(1, second)[:, : plan.k]
         reach = space.widest_tie(gaps.amax(1))
-        proven = last.isinf() | (space.lower_gap(last) > reach)
+        proven = least.isinf() | (
+            space.lower_gap(least.to(reach.dtype)) > reach
+        )  # infinite: no other is there
         if plan.candidates == scan.layout.reachable:
             proven[:] = True
         return found, distances[:, : plan.k], (~proven).nonzero()[:, 0], reach
