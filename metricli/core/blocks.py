@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["Block", "Compared", "Side", "count_of", "pairs_of", "places_of"]
+__all__ = ["Block", "Compared", "Side", "count_of", "less", "pairs_of", "places_of"]
 
 _LISTED = 2**13  # groups of which the scores are gathered at a time
 
@@ -28,6 +28,13 @@ def pairs_of(mask: Tensor) -> tuple[Tensor, Tensor]:
     places = places_of(mask)
     line = places // max(1, mask.shape[1])
     return line, places - line * mask.shape[1]
+
+
+def less(values: Tensor, limit: Tensor) -> Tensor:
+    """Which of `values` (n, m) are below the `limit` (n,) of their line; numpy is several times faster."""
+    if values.device.type == "cpu":
+        return torch.from_numpy(np.less(values.numpy(), limit.numpy()[:, None]))
+    return values < limit[:, None]
 
 
 def count_of(mask: Tensor) -> int:
@@ -83,8 +90,8 @@ class Side:
         self._seen = 0  # columns behind the minima
 
     def some(self, rows: Tensor, buffer: Tensor) -> Self:
-        """The chosen of those who ask (r,), ascending, with scores in `buffer`: fresh memory would cost several
-        times the copy."""
+        """The chosen of those who ask (r,), ascending, with scores in `buffer`: fresh memory would cost
+        several times the copy."""
         return self._with(rows, self._gathered(rows, buffer))
 
     def _with(self, rows: Tensor, scores: Tensor) -> Self:
@@ -125,9 +132,9 @@ class Side:
         line, group = pairs_of(chosen)
         for some, few in zip(torch.split(line, _LISTED), torch.split(group, _LISTED), strict=True):
             values = self.values(some, few, size)
-            inside = values < most.index_select(0, some)[:, None]
+            inside = less(values, most.index_select(0, some))
             if least is not None:
-                inside &= values >= least.index_select(0, some)[:, None]
+                inside &= ~less(values, least.index_select(0, some))
             found = places_of(inside)
             place = found // size
             lines.append(some.index_select(0, place))
@@ -136,9 +143,9 @@ class Side:
         seen = size * chosen.shape[1]
         if seen == self.scores.shape[1]:
             return torch.cat(lines), torch.cat(columns)
-        rest = self.scores[:, seen:] < most[:, None]
+        rest = less(self.scores[:, seen:], most)
         if least is not None:
-            rest &= self.scores[:, seen:] >= least[:, None]
+            rest &= ~less(self.scores[:, seen:], least)
         more, place = pairs_of(rest)
         line, order = torch.cat([*lines, more]).sort(stable=True)
         return line, torch.cat([*columns, place + seen]).index_select(0, order)

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from metricli.core.blocks import Block, Compared, Side, places_of
+from metricli.core.blocks import Block, Compared, Side, less, places_of
 
 if TYPE_CHECKING:
     from metricli.core.coarse import Coarse
@@ -162,7 +162,7 @@ class CoarseSide(Side):
             whole = found[:, : scores.shape[1] // self.group * self.group]
             place = slice(at // self.group, (at + step) // self.group) if self.turned else slice(None)
             minima[rows, place] = self._reduced(whole, self.group)
-        return below, minima < width[:, None]
+        return below, less(minima, width)
 
 
 def products(x: Tensor, y: Tensor, line: Tensor, column: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from metricli.core.blocks import Side, count_of, places_of
+from metricli.core.blocks import Side, count_of, less, places_of
 
 if TYPE_CHECKING:
     from metricli.core.scan import Scan
@@ -22,7 +22,7 @@ _FEW = 2048  # queries that are compressed at a time
 
 def capacity(kept: int) -> int:
     """Places that a query has for `kept` bounds: those, and as many new ones as wait to be sorted out."""
-    return kept + max(24, kept // 2)
+    return kept + max(12, kept // 2)
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Listed:
 
 
 class Nearest:
-    """For each of the `queries` (n,) the lowest bounds and their gallery rows: at least those of its k nearest.
+    """For each of the `queries` (n,) the lowest bounds and their gallery rows, with those of its k nearest.
 
     A reservoir: a bound below the limit of its query is put behind those that are there, and once there is no
     place left, the lowest `kept` of them stay. The new limit is where certainly k items are nearer, or the
@@ -57,11 +57,11 @@ class Nearest:
         self._lock = threading.Lock()
 
     def lowest(self, places: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The `kept` lowest bounds (n, kept) of the queries at `places` (n,), infinite for none, their gallery
-        rows, and what no bound of any other item is below (n,)."""
-        values, order = self.values[places].topk(self.kept, dim=1, largest=False, sorted=False)
+        """The `kept` lowest bounds (n, kept) of the queries at `places` (n,), infinite for none, their
+        gallery rows, and what no bound of any other item is below (n,)."""
+        values, order = _of(self.values, places).topk(self.kept, dim=1, largest=False, sorted=False)
         least = torch.minimum(self.limit[places], values.amax(1))
-        return values, self.columns[places].gather(1, order).long(), least
+        return values, _of(self.columns, places).gather(1, order).long(), least
 
     def offer(self, places: Tensor, side: Side) -> Listed | None:
         """Take the scores (n, m) of a block for the queries kept at `places` (n,).
@@ -84,7 +84,7 @@ class Nearest:
         if fresh:  # the k-th lowest minimum is no lower than the k-th lowest score
             limit = torch.minimum(limit, self.scan.beyond(self.queries[places], side.reach(minima, self.k)))
         most = side.limit(limit)
-        chosen = minima < most[:, None]
+        chosen = less(minima, most)
         if 2 * count_of(chosen) > num * groups:
             self._topk(places, side)
             return None
@@ -147,8 +147,8 @@ class Nearest:
     def _compress(self, places: Tensor) -> None:
         """Let the lowest stay."""
         for part in torch.split(places, _FEW) if len(places) else ():
-            values, order = self.values[part].topk(self.kept, dim=1, largest=False)
-            self.columns[part, : self.kept] = self.columns[part].gather(1, order)
+            values, order = _of(self.values, part).topk(self.kept, dim=1, largest=False)
+            self.columns[part, : self.kept] = _of(self.columns, part).gather(1, order)
             self._keep(part, values)
 
     def _topk(self, places: Tensor, side: Side) -> None:
@@ -163,16 +163,16 @@ class Nearest:
 
     def _join(self, places: Tensor, values: Tensor, items: Tensor) -> None:
         """Let the lowest stay of what is there and of the scores (n, m) of more items (n, m)."""
-        values = torch.cat([self.values[places], values], 1)
+        values = torch.cat([_of(self.values, places), values], 1)
         values, order = values.topk(self.kept, dim=1, largest=False)
-        both = torch.cat([self.columns[places], items.int()], 1)
+        both = torch.cat([_of(self.columns, places), items.int()], 1)
         self.columns[places, : self.kept] = both.gather(1, order)
         self._keep(places, values)
 
     def _keep(self, places: Tensor, values: Tensor) -> None:
         """`values` (n, kept), ascending."""
         room = 0, self.size - self.kept
-        self.values[places] = torch.nn.functional.pad(values, room, value=float("inf"))
+        self.values.index_copy_(0, places, torch.nn.functional.pad(values, room, value=float("inf")))
         beyond = self.scan.beyond(self.queries[places], values[:, self.k - 1])
         self.limit[places] = torch.minimum(values[:, -1], beyond)
         self._used[places] = self.kept

@@ -115,7 +115,8 @@ class Space:
         if given."""
         dtype = dtype or self.bound_dtype
         x, norms = self._side(side)
-        part, centre = x[rows], self.centre.to(dtype)
+        part = x[rows] if isinstance(rows, slice) else x.index_select(0, rows)
+        centre = self.centre.to(dtype)
         if out is None:
             out = torch.empty(part.shape, dtype=dtype, device=x.device)
         if self.distance == "euclidean":
@@ -159,12 +160,12 @@ class Space:
         widened = gap * _TIE + 2.0**-140
         return widened.clamp_min(_MINIMUM_COSINE_GAP) if self.distance == "cosine" else widened
 
-    def exact_rows(self, side: str, rows: Tensor, out: Tensor | None = None) -> Tensor:
-        """p(x) of the chosen rows (n,) in the wide type: (n, D), in the first rows of `out` if given."""
+    def exact_rows(self, side: str, rows: Tensor, memory: tuple[Tensor, Tensor]) -> Tensor:
+        """p(x) of the chosen rows (n,) in the wide type, (n, D), by way of the first rows of `memory`: of the
+        type of the embeddings, and wide."""
         x, norms = self._side(side)
-        part, wide = x.index_select(0, rows), wide_dtype(x.device)
-        out = torch.empty(part.shape, dtype=wide, device=x.device) if out is None else out[: len(rows)]
-        out.copy_(part)
+        narrow, out = (each[: len(rows)] for each in memory)
+        out.copy_(torch.index_select(x, 0, rows, out=narrow))
         if self.distance == "cosine":
             sizes = norms[rows]
             out *= torch.where(sizes > 0, 1 / sizes, 0.0)[:, None]
@@ -178,16 +179,16 @@ class Space:
         chunk = min(chunk, max(1, _CACHED // self.gallery.shape[1]))
         step = max(1, chunk // width)
         # fresh memory for each chunk would cost more than the arithmetic
-        buffer = torch.empty(
-            min(num, step) * min(width, chunk), self.gallery.shape[1], dtype=wide, device=device
-        )
+        shape = min(num, step) * min(width, chunk), self.gallery.shape[1]
+        narrow = torch.empty(shape, dtype=self.gallery.dtype, device=device)
+        near, far = (torch.empty(shape, dtype=wide, device=device) for _ in range(2))
         for start in range(0, num, step):
             part = slice(start, min(start + step, num))
-            queries = self.exact_rows("queries", query_rows[part])[:, None]
+            queries = self.exact_rows("queries", query_rows[part], (narrow, near))[:, None]
             columns = gallery_rows[part]
             for left in range(0, width, chunk):
                 few = columns[:, left : left + chunk]
-                gallery = self.exact_rows("gallery", few.reshape(-1), out=buffer).view(*few.shape, -1)
+                gallery = self.exact_rows("gallery", few.reshape(-1), (narrow, far)).view(*few.shape, -1)
                 gap[part, left : left + chunk] = _direct_(queries, gallery)
         distance = gap
         if self.distance == "cosine":

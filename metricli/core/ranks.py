@@ -17,7 +17,7 @@ from metricli.core.scan import Scan
 __all__ = ["RankCounter"]
 
 _CROWD = 4  # pairs of a query, in the mean, from which on it pays to look for equal ones
-_TOGETHER = 2**13  # pairs that are measured at a time
+_TOGETHER = 2**11  # pairs that are measured at a time
 
 
 class RankCounter:
@@ -51,8 +51,8 @@ class RankCounter:
         return torch.where(self._row >= 0, self.before + 1, 0).view(self._shape)
 
     def count(self, side: Side, listed: Listed | None, buffer: Tensor) -> None:
-        """Take the scores of a block, some queries at a time, by way of `buffer`; or what is `listed` of them,
-        where that goes as far as the marked item.
+        """Take the scores of a block, some queries at a time, by way of `buffer`, or what is `listed` of
+        them, where that goes as far as the marked item.
 
         Below `low` an item is certainly before the marked one, above `high` it is not, and between them it is
         measured. The marked item itself lies between.
@@ -75,8 +75,8 @@ class RankCounter:
             self._count(side, marks[kind], low[kind], high[kind], buffer)
         memory = buffer.view(side.scores.dtype)
         few = torch.stack(pairs_of((asking & ~many[:, None]).T))  # by row
-        step = max(1, len(memory) // (2 * side.scores.shape[1]))
-        for part, kind in few.split(step, dim=1) if few.numel() else ():
+        step = max(1, 3 * len(memory) // (4 * side.scores.shape[1]))
+        for part, kind in torch.split(few, step, dim=1) if few.numel() else ():
             some = side.some(part, memory)
             taken = -(-some.scores.nbytes // buffer.itemsize)
             self._count(some, marks[kind, part], low[kind, part], high[kind, part], buffer[taken:])
@@ -107,8 +107,8 @@ class RankCounter:
                 self._count(plain, marks[some], low[some], high[some], buffer)
 
     def _add(self, marks: Tensor, nearer: Tensor, later: Tensor, items: Tensor) -> None:
-        """Add to what is counted for the `marks` (n,), and measure the pairs of `later` (p,) and `items` (p,),
-        together with others if they are few."""
+        """Add what is `nearer` (n,) for the `marks` (n,), and measure the pairs of `later` (p,) and `items`
+        (p,), together with others if they are few."""
         with self._lock:
             self.before.index_add_(0, marks, nearer)
             self._waiting.append((later, items))

@@ -18,7 +18,7 @@ __all__ = ["Marked", "marked_items"]
 _BAND = 256  # queries of neighbouring labels that are compared together
 _FEW = 16  # relevant items of a query, in the mean, that are simply listed
 _MANY = 128  # relevant items of any query, for this
-_LISTED = 4  # relevant items that are listed at a time, to the rows that are converted at a time
+_LISTED = 8  # relevant items that are listed at a time, to the rows that are converted at a time
 
 
 @dataclass(frozen=True)

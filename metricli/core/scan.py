@@ -72,7 +72,7 @@ class Plan:
         if space.queries.device.type == "cpu":
             block = min(block, _CACHED * 2 / 3 if symmetric else _CACHED)  # both sides list candidates
             if coarse and symmetric and not held:  # beside all that is kept of both sides
-                block = min(block, _CACHED * 3 / 8)
+                block = min(block, _CACHED / 2)
         each = size // 2 if coarse else size
         high = (block / each / (4 if held else 0.5)) ** 0.5
         if coarse and symmetric:
