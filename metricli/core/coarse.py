@@ -22,6 +22,7 @@ __all__ = ["Coarse", "supported", "usable"]
 _NARROW = 64  # columns of embeddings below which the full product is as fast
 _EXTRA = 6  # columns of a row beside its own: its square and ones, in three parts each
 _STEP = 8  # the product is fastest on rows of a multiple of this
+_PACKED = 64  # rows that the product takes together
 _OPEN = 0.01  # of the pairs left open: their bounds take as long as the full product of all
 _PROBED = 64, 256  # rows of a product that is checked before any is believed
 
@@ -114,21 +115,25 @@ class Coarse:
         return torch.empty(num, self.width, dtype=torch.bfloat16)
 
     def left(self, queries: Tensor, rows: Tensor, out: Tensor | None = None) -> Tensor:
-        """Of queries (n,) as the full product takes them, (n, D + 2), what this one takes: -2x', |x|², 1."""
+        """Of queries (n,) as the full product takes them, (n, D + 2), what this one takes: -2x', |x|², 1; as
+        the first rows of `out`, which comes back, if given."""
         dim = rows.shape[1] - 2
-        out = self.rows(len(rows)) if out is None else out[: len(rows)]
-        out[:, :dim] = rows[:, :dim]
-        _split(self.scan.query_squares[queries], out[:, dim : dim + 3])
-        out[:, dim + 3 : dim + _EXTRA], out[:, dim + _EXTRA :] = 1, 0
+        out = self.rows(len(rows)) if out is None else out
+        own = out[: len(rows)]
+        own[:, :dim] = rows[:, :dim]
+        _split(self.scan.query_squares[queries], own[:, dim : dim + 3])
+        own[:, dim + 3 : dim + _EXTRA], own[:, dim + _EXTRA :] = 1, 0
         return out
 
     def right(self, gallery: Tensor | slice, rows: Tensor, out: Tensor | None = None) -> Tensor:
-        """Of gallery rows (m,), as the full product takes them, what this one takes: y', 1, |y|²."""
+        """Of gallery rows (m,), as the full product takes them, what this one takes: y', 1, |y|²; as the
+        first rows of `out`, which comes back, if given."""
         dim = rows.shape[1] - 2
-        out = self.rows(len(rows)) if out is None else out[: len(rows)]
-        out[:, :dim] = rows[:, :dim]
-        out[:, dim : dim + 3], out[:, dim + _EXTRA :] = 1, 0
-        _split(self.scan.gallery_squares[gallery], out[:, dim + 3 : dim + _EXTRA])
+        out = self.rows(len(rows)) if out is None else out
+        own = out[: len(rows)]
+        own[:, :dim] = rows[:, :dim]
+        own[:, dim : dim + 3], own[:, dim + _EXTRA :] = 1, 0
+        _split(self.scan.gallery_squares[gallery], own[:, dim + 3 : dim + _EXTRA])
         return out
 
     def error(self, queries: Tensor, gallery: Tensor, *, turned: bool) -> Tensor:
@@ -141,9 +146,17 @@ class Coarse:
         return (2 * product + rounding.float()).mul_(1.0001)
 
     def scores(self, left: Tensor, right: Tensor, queries: Tensor, gallery: Tensor, out: Tensor) -> Tensor:
-        """(n, m) int16, the bits of the scores: of what is positive the order is that of the numbers."""
+        """(n, m) int16, the bits of the scores: of what is positive the order is that of the numbers.
+
+        `left` and `right` may have more rows, of anything: some of them are multiplied too.
+        """
+        left, right = (
+            left[: _rounded_up(len(queries), len(left))],
+            right[: _rounded_up(len(gallery), len(right))],
+        )
         scores = out.view(torch.bfloat16)[: len(left) * len(right)].view(len(left), len(right))
         torch.mm(left, right.T, out=scores)
+        scores = scores[: len(queries), : len(gallery)]
         self.scan.exclude.apply_(scores, queries, gallery)
         self.seen += scores.numel()
         return scores.view(torch.int16)
@@ -155,6 +168,12 @@ class Coarse:
         right = scan.right(gallery) if right is None else right
         out = torch.empty(len(queries) * len(gallery))
         return scan.scores(scan.left(queries), right, queries, gallery, out)
+
+
+def _rounded_up(num: int, most: int) -> int:
+    """One of few sizes from `num` to `most`: for each shape of a product torch makes code and keeps it, 0.6 MB."""
+    step = max(_PACKED, 2 ** ((num - 1).bit_length() - 3))
+    return min(most, -(-num // step) * step)
 
 
 def _split(values: Tensor, out: Tensor) -> None:

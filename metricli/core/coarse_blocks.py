@@ -107,7 +107,7 @@ class CoarseSide(Side):
     def reach(self, minima: Tensor, count: int) -> Tensor:
         """(n,) no lower than the `count` lowest bounds of each, of which it has the `minima` (n, g)."""
         if minima.shape[1] >= 16 * count:  # those of some groups together will do
-            minima = torch.stack(minima[:, : minima.shape[1] // 4 * 4].chunk(4, 1)).amin(0)
+            minima = minima[:, : minima.shape[1] // 4 * 4].unflatten(1, (4, -1)).amin(1)
         lowest = torch.from_numpy(np.partition(minima.numpy(), count - 1, axis=1)[:, count - 1])
         bits = (lowest.int().clamp_min_(0) << 16).add_(_HALF).clamp_(max=_INFINITE << 16)
         return bits.view(torch.float32) + self._error
@@ -124,7 +124,7 @@ class CoarseSide(Side):
         """Which bounds lie below `low` and which between it and `high`, both (n,)."""
         floor, limit = self._floor(low), self.limit(high)
         below, open_ = self._tally(floor, limit, buffer)
-        crowded = open_.sum(1) > _CROWD * open_.shape[1]
+        crowded = open_.sum(1, dtype=_counted(open_.shape[1])) > _CROWD * open_.shape[1]
         if crowded.sum() * _RARE < len(crowded):  # a full product of few rows takes as long as one of more
             crowded[:] = False
         line, column = self.listed(open_ & ~crowded[:, None], self.group, floor, limit)
@@ -156,13 +156,18 @@ class CoarseSide(Side):
             scores = self.scores[rows, columns]
             memory = buffer[: scores.numel()]
             found = memory.view(scores.T.shape).T if self.turned else memory.view(scores.shape)
-            kind = torch.int16 if scores.shape[1] < 2**15 else torch.int64
-            below[rows] += torch.lt(scores, floor[rows, None], out=found).sum(1, dtype=kind)
+            fewer = torch.lt(scores, floor[rows, None], out=found)
+            below[rows] += fewer.sum(1, dtype=_counted(scores.shape[1]))
             torch.sub(scores, shift[rows, None], out=found)
             whole = found[:, : scores.shape[1] // self.group * self.group]
             place = slice(at // self.group, (at + step) // self.group) if self.turned else slice(None)
             minima[rows, place] = self._reduced(whole, self.group)
         return below, less(minima, width)
+
+
+def _counted(most: int) -> torch.dtype:
+    """In which sums of so many booleans, at most, are fast."""
+    return torch.int16 if most < 2**15 else torch.int64
 
 
 def products(x: Tensor, y: Tensor, line: Tensor, column: Tensor) -> Tensor:

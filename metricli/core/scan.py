@@ -22,6 +22,7 @@ __all__ = ["Memory", "Plan", "Scan", "squares_of"]
 _CACHED = 3 * 2**22  # bytes of a block: larger ones leave the cache, smaller ones go by in small steps
 _PER_THREAD = 6 * 2**20  # bytes of the budget below which one more thread does not pay
 _HIGH = 192  # queries of a coarse block from which on it is made wider: what is near is listed but once
+_PACKED = 64  # rows that a product takes together
 _LEAST = 2**16  # pairs of a block below which a coarse product does not pay
 
 
@@ -70,27 +71,30 @@ class Plan:
         symmetric = mirrored and num * capacity(candidates) * (size + 4) <= 0.375 * budget
         block, share = 0.375 * budget / threads, share / threads
         if space.queries.device.type == "cpu":
-            block = min(block, _CACHED * 2 / 3 if symmetric else _CACHED)  # both sides list candidates
-            if coarse and symmetric and not held:  # beside all that is kept of both sides
-                block = min(block, _CACHED / 2)
+            both = symmetric and not (
+                coarse and held
+            )  # sides that list candidates, beside rows that are made
+            block = min(block, _CACHED * 2 / 3 if both else _CACHED)
         each = size // 2 if coarse else size
-        high = (block / each / (4 if held else 0.5)) ** 0.5
-        if coarse and symmetric:
-            high = (block / each) ** 0.5
-        if coarse and held and not symmetric:
-            high = min(high, _HIGH)
-        wide = int(max(block / each / high, 4 * candidates))
-        wide = max(1, wide if held else int(min(wide, share / (2 * size * dim + 1))))
-        wide = max(1, _even(num, wide // 64 * 64 if wide > 64 else wide, step=64))
-        high = int(min(block / (each * wide), share / (64 * candidates + 1), share / (2 * size * dim + 1)))
-        step = 64 if coarse and high > 64 else 1  # what half precision is packed in
-        high = _even(
-            len(space.queries), max(1, high // step * step), times=1 if symmetric else threads, step=step
-        )
+        most = int(min(share / (64 * candidates + 1), share / (2 * size * dim + 1)))  # rows of a worker
+        if coarse and symmetric:  # squares, so that the last block is as wide for all strips
+            side = max(1, min(most, int((block / each) ** 0.5)))
+            side = -(-side // _PACKED) * _PACKED if side > 16 * _PACKED else side
+            high = wide = _even(num, side, step=_PACKED)
+        else:
+            high = (block / each / (4 if held else 0.5)) ** 0.5
+            high = min(high, _HIGH) if coarse and held else high
+            wide = int(max(block / each / high, 4 * candidates))
+            wide = max(1, wide if held else int(min(wide, share / (2 * size * dim + 1))))
+            wide = max(1, _even(num, wide // _PACKED * _PACKED if wide > _PACKED else wide, step=_PACKED))
+            high = max(1, min(most, int(block / (each * wide))))
+            step = _PACKED if coarse and high > _PACKED else 1
+            times = 1 if symmetric else threads
+            high = max(1, _even(len(space.queries), high // step * step, times=times, step=step))
         return Plan(
             k=k,
             candidates=candidates,
-            queries=max(1, high),
+            queries=high,
             gallery=wide,
             plain=wide if high * wide * size <= block else max(1, wide // 2),
             rows=max(1, int(share / (32 * dim + 1))),
@@ -258,7 +262,7 @@ class Scan:
                 if held is None:
                     other = coarse.right(gallery, right, memory.coarse_right)
                 else:
-                    other = held[low : low + len(gallery)]
+                    other = held[low : low + width]
                 scores = coarse.scores(rough, other, queries, gallery, memory.scores)
                 yield CoarseBlock(queries, gallery, scores, strip.first, low, own, coarse, left, right)
             low += len(gallery)
