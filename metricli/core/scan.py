@@ -77,13 +77,13 @@ class Plan:
             block = min(block, _CACHED * 2 / 3 if both else _CACHED)
         each = size // 2 if coarse else size
         most = int(min(share / (64 * candidates + 1), share / (2 * size * dim + 1)))  # rows of a worker
-        if coarse and symmetric:  # squares, so that the last block is as wide for all strips
-            side = max(1, min(most, int((block / each) ** 0.5)))
-            side = -(-side // _PACKED) * _PACKED if side > 16 * _PACKED else side
-            high = wide = _even(num, side, step=_PACKED)
+        square = int((block / each) ** 0.5)
+        if coarse and symmetric and square <= most:  # so that the last block is as wide for all strips
+            square = -(-square // _PACKED) * _PACKED if square > 16 * _PACKED else square
+            high = wide = max(1, _even(num, square, step=_PACKED))
         else:
-            high = (block / each / (4 if held else 0.5)) ** 0.5
-            high = min(high, _HIGH) if coarse and held else high
+            high = square if coarse and symmetric else (block / each / (4 if held else 0.5)) ** 0.5
+            high = min(high, _HIGH) if coarse and held and not symmetric else high
             wide = int(max(block / each / high, 4 * candidates))
             wide = max(1, wide if held else int(min(wide, share / (2 * size * dim + 1))))
             wide = max(1, _even(num, wide // _PACKED * _PACKED if wide > _PACKED else wide, step=_PACKED))

@@ -564,3 +564,30 @@ def test_products_of_pairs_are_products() -> None:
     line, column = line[14:], column[14:]  # the first rows are in none
     expected = [float(x[i].double() @ y[j].double()) for i, j in zip(line, column, strict=True)]
     torch.testing.assert_close(products(x, y, line, column), torch.tensor(expected), rtol=1e-5, atol=1e-5)
+
+
+def test_groups_of_many_sizes_take_products_of_few_shapes(
+    switch: Switch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """torch makes code for each shape of the product and keeps it, more than half a megabyte."""
+    shapes, mm = [], torch.mm
+
+    def seen(left: Tensor, right: Tensor, **rest: Any) -> Tensor:
+        if left.dtype == torch.bfloat16:
+            shapes.append((len(left), right.shape[1]))
+        return mm(left, right, **rest)
+
+    monkeypatch.setattr(torch, "mm", seen)
+    groups = torch.arange(60).repeat_interleave(torch.arange(70, 190, 2))
+    x, ids = normal(0, len(groups), 16), torch.arange(len(groups))
+    exclude = Exclusion(ids, ids, query_groups=groups, gallery_groups=groups)
+    switch.turn(True)
+    survey(x, x, k=3, exclude=exclude)
+    assert switch.blocks > 20
+    assert len(set(shapes)) < 6
+    shapes.clear()
+    x = normal(1, 3000, 16)
+    survey(x.clone(), x, k=3)
+    survey(x, x, k=3, budget_mb=2)
+    assert len(shapes) > 12
+    assert len(set(shapes)) < 9
