@@ -171,7 +171,7 @@ class Coarse:
 
 
 def _rounded_up(num: int, most: int) -> int:
-    """One of few sizes from `num` to `most`: torch makes code for each shape of a product and keeps it, 0.6 MB."""
+    """One of few sizes from `num` to `most`: for each shape of a product torch keeps code, 0.6 MB of it."""
     step = max(_PACKED, 2 ** ((num - 1).bit_length() - 3))
     return min(most, -(-num // step) * step)
 
