@@ -172,7 +172,7 @@ class Coarse:
 
 def _rounded_up(num: int, most: int) -> int:
     """One of few sizes from `num` to `most`: for each shape of a product torch keeps code, 0.6 MB of it."""
-    step = max(_PACKED, 2 ** ((num - 1).bit_length() - 3))
+    step = max(_PACKED, 1 << max(0, (num - 1).bit_length() - 3))
     return min(most, -(-num // step) * step)
 
 

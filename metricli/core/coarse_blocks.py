@@ -107,7 +107,7 @@ class CoarseSide(Side):
     def reach(self, minima: Tensor, count: int) -> Tensor:
         """(n,) no lower than the `count` lowest bounds of each, of which it has the `minima` (n, g)."""
         if minima.shape[1] >= 16 * count:  # those of some groups together will do
-            minima = minima[:, : minima.shape[1] // 4 * 4].unflatten(1, (4, -1)).amin(1)
+            minima = torch.unflatten(minima[:, : minima.shape[1] // 4 * 4], 1, (4, -1)).amin(1)
         lowest = torch.from_numpy(np.partition(minima.numpy(), count - 1, axis=1)[:, count - 1])
         bits = (lowest.int().clamp_min_(0) << 16).add_(_HALF).clamp_(max=_INFINITE << 16)
         return bits.view(torch.float32) + self._error
