@@ -18,7 +18,7 @@ __all__ = ["Marked", "marked_items"]
 _BAND = 256  # queries of neighbouring labels that are compared together
 _FEW = 16  # relevant items of a query, in the mean, that are simply listed
 _MANY = 128  # relevant items of any query, for this
-_LISTED = 8  # relevant items that are listed at a time, to the rows that are converted at a time
+_LISTED = 16  # relevant items that are listed at a time, to the rows that are converted at a time
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ def _list(
 ) -> None:
     """Fill both from lists of all relevant pairs: those of queries[i] are order[lows[i] : highs[i]]."""
     counts = highs - lows
-    ends = counts.cumsum(0)
+    ends = (counts + 2).cumsum(0)  # a query is a row too
     cuts = torch.arange(0, int(ends[-1]) + 1, max(_MANY, _LISTED * scan.plan.rows), device=ends.device)
     cuts = torch.unique(torch.cat([torch.searchsorted(ends, cuts), ends.new_tensor([len(queries)])]))
 

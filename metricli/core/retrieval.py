@@ -14,7 +14,7 @@ from metricli.core.exclusion import NOTHING, Exclusion, count_matches, joint_cod
 from metricli.core.layout import Layout, Strip
 from metricli.core.nearest import Nearest
 from metricli.core.pairs import PairCounter
-from metricli.core.parallel import in_parallel
+from metricli.core.parallel import in_parallel, one_thread_each
 from metricli.core.ranking import Space
 from metricli.core.ranks import RankCounter
 from metricli.core.relevant import marked_items
@@ -132,7 +132,9 @@ def survey(
         torch.full((len(queries), k), -1, dtype=torch.int64, device=queries.device),
         torch.full((len(queries), k), torch.inf, dtype=space.bound_dtype, device=queries.device),
     )
-    with torch.autocast(queries.device.type, enabled=False):
+    with torch.autocast(queries.device.type, enabled=False), one_thread_each():
+        if plan.threads > 1:  # threads of torch, too short of work to gain time, would spin beside these
+            torch.set_num_threads(1)
         scan = Scan(space, exclude, plan, layout)
         pairs = None
         if resolution and labels is not None:
