@@ -27,7 +27,7 @@ def capacity(kept: int) -> int:
 
 @dataclass(frozen=True)
 class Listed:
-    """All pairs of a block whose bound is below the limit of the query."""
+    """The pairs of a block whose bound is below the limit of the query; the squared gap of no other is."""
 
     limit: Tensor
     """(n,)"""

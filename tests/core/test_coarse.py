@@ -1,5 +1,6 @@
 """The product in half precision: results with it, without it, and by a double loop are equal to the bit."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -591,3 +592,13 @@ def test_groups_of_many_sizes_take_products_of_few_shapes(
     survey(x, x, k=3, budget_mb=2)
     assert len(shapes) > 12
     assert len(set(shapes)) < 9
+
+
+def test_a_last_block_of_one_group(switch: Switch, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its columns lie among others that the product has beside it."""
+    of = scan.Plan.of
+    narrow = {"gallery": 64, "plain": 64, "held": False}
+    monkeypatch.setattr(
+        scan.Plan, "of", staticmethod(lambda *args, **rest: replace(of(*args, **rest), **narrow))
+    )
+    assert_right(switch, normal(4, 90, 20), normal(3, 72, 20), k=1)
